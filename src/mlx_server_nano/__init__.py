@@ -1,0 +1,1 @@
+"""MLX Server Nano: an OpenAI-compatible API server for language models on MLX."""

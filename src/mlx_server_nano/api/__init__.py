@@ -1,0 +1,1 @@
+"""HTTP: one module per dialect, and all that starlette is needed for."""

@@ -1,0 +1,181 @@
+"""What the gateway and a worker say to each other.
+
+They share a stream socket pair. A frame is a 4-byte big-endian length and a msgpack body: one `ToWorker` in one direction,
+one `ToGateway` in the other. A worker's life:
+
+    worker                            gateway
+    Ready(device)            ->                     imports are done; a spare waits here
+                             <-       Load(...)     exactly once
+    LoadProgress(fraction)*  ->
+    Loaded(info)             ->                     or LoadFailed(failure), and the worker exits
+                             <-       Generate(request_id, request)* and Cancel(request_id)*
+    Step(events)*            ->                     one frame per engine step, all rows together
+
+For each request a worker sends `Started`, then `Delta`s, the last one of each choice with a finish reason; or `Failed` at any
+point, and nothing after it. A cancelled request gets nothing more. Either side's end of file ends the worker.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from mlx_server_nano.errors import Failure
+from mlx_server_nano.types import FinishReason, GenerationRequest, ModelInfo, TokenLogprob
+
+MAX_FRAME_BYTES: Final = 1 << 30
+_HEADER: Final = struct.Struct(">I")
+
+
+class LoadOptions(Struct, frozen=True, kw_only=True):
+    """How a worker runs its model.
+
+    default_temperature: the operator's, for requests that name none; None: the model's generation_config.json, else 0.7.
+    max_rows: sequences that decode together. prefill_chunk, busy_prefill_chunk: prompt tokens per engine step while
+    nothing or something decodes. log_name stands in the worker's log lines.
+    """
+
+    log_name: str
+    default_temperature: float | None = None
+    max_rows: int = 32
+    prefill_chunk: int = 2048
+    busy_prefill_chunk: int = 512
+    trust_remote_code: bool = False
+
+
+class Load(Struct, frozen=True, array_like=True, tag="load"):
+    """Load the model in this folder (Hub layout)."""
+
+    path: str
+    options: LoadOptions
+
+
+class Generate(Struct, frozen=True, array_like=True, tag="generate"):
+    request_id: int
+    request: GenerationRequest
+
+
+class Cancel(Struct, frozen=True, array_like=True, tag="cancel"):
+    """Nobody waits for this request any more. Unknown ids are fine: the last frames may have crossed."""
+
+    request_id: int
+
+
+class Device(Struct, frozen=True, kw_only=True):
+    """What MLX runs on. memory_bytes: what it recommends to use at most; None where it does not say (CPU)."""
+
+    name: str
+    backend: str
+    memory_bytes: int | None
+
+
+class Ready(Struct, frozen=True, array_like=True, tag="ready"):
+    device: Device
+
+
+class LoadProgress(Struct, frozen=True, array_like=True, tag="progress"):
+    """fraction: of the weights' bytes, 0 to 1."""
+
+    fraction: float
+
+
+class Loaded(Struct, frozen=True, array_like=True, tag="loaded"):
+    info: ModelInfo
+
+
+class LoadFailed(Struct, frozen=True, array_like=True, tag="load_failed"):
+    failure: Failure
+
+
+class Started(Struct, frozen=True, array_like=True, tag="started"):
+    """The prompt is rendered and tokenized and its prefill begins.
+
+    cached_tokens: taken from the prefix cache. prompt_tail: the rendered prompt's last characters, from which the
+    format machine reads whether the model starts inside its reasoning.
+    """
+
+    request_id: int
+    prompt_tokens: int
+    cached_tokens: int
+    prompt_tail: str
+
+
+class Delta(Struct, frozen=True, array_like=True, tag="delta"):
+    """New text of one choice. `tokens` counts those behind it (they may exceed what the text shows while text is held
+    back for a stop string). `stop` is the stop string that ended the choice, if one did."""
+
+    request_id: int
+    choice: int
+    text: str
+    tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: FinishReason | None = None
+    stop: str | None = None
+
+
+class Failed(Struct, frozen=True, array_like=True, tag="failed"):
+    """This request ended with an error; others go on."""
+
+    request_id: int
+    failure: Failure
+
+
+Event = Started | Delta | Failed
+
+
+class Step(Struct, frozen=True, array_like=True, tag="step"):
+    """All that one engine step has to say. memory_bytes: what MLX holds now, caches included."""
+
+    events: tuple[Event, ...]
+    memory_bytes: int = 0
+
+
+ToWorker = Load | Generate | Cancel
+ToGateway = Ready | LoadProgress | Loaded | LoadFailed | Step
+
+
+T = TypeVar("T")
+
+
+class FrameError(Exception):
+    """The peer sent something that is no frame."""
+
+
+class FrameReader(Generic[T]):
+    """Cuts a byte stream into messages: `feed` what was received, get the messages that it completes.
+
+    Raises FrameError for a frame that is too long or does not decode.
+    """
+
+    def __init__(self, message_type: Any) -> None:
+        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(message_type)
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[T]:
+        buffer = self._buffer
+        buffer += data
+        messages: list[T] = []
+        start = 0
+        while len(buffer) - start >= _HEADER.size:
+            (length,) = _HEADER.unpack_from(buffer, start)
+            if length > MAX_FRAME_BYTES:
+                raise FrameError(f"a frame of {length} bytes")
+            end = start + _HEADER.size + length
+            if len(buffer) < end:
+                break
+            with memoryview(buffer) as view, view[start + _HEADER.size : end] as body:
+                try:
+                    messages.append(self._decoder.decode(body))
+                except msgspec.MsgspecError as error:
+                    raise FrameError(str(error)) from error
+            start = end
+        del buffer[:start]
+        return messages
+
+
+def to_frame(message: ToWorker | ToGateway) -> bytes:
+    body = msgspec.msgpack.encode(message)
+    return _HEADER.pack(len(body)) + body

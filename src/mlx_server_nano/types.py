@@ -1,0 +1,146 @@
+"""Values that the gateway and the workers both speak. Frozen; nothing here does anything.
+
+They travel between the processes as msgpack (see `protocol`), hence msgspec structs.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+
+class Role(StrEnum):
+    """Who speaks a message. `developer` is OpenAI's newer name for `system`."""
+
+    SYSTEM = "system"
+    DEVELOPER = "developer"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended: by itself or at a stop string, at its token limit, or with tool calls."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+
+
+class ToolCall(Struct, frozen=True, kw_only=True):
+    """A call in an assistant's message. `arguments` is the JSON text as the client or the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Tool(Struct, frozen=True, kw_only=True):
+    """A function that the model may call. `parameters` is a JSON Schema; None means no arguments."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool = False
+
+
+class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One turn. Text parts are joined before they come here; a missing content is None."""
+
+    role: Role
+    content: str | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class ChatPrompt(Struct, frozen=True, kw_only=True, tag="chat"):
+    """Messages to be rendered with the model's chat template. `template_kwargs` go to the template as they are."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    template_kwargs: dict[str, Any] = {}
+
+
+class TextPrompt(Struct, frozen=True, kw_only=True, tag="text"):
+    """Plain text; the tokenizer adds its usual special tokens."""
+
+    text: str
+
+
+class TokenPrompt(Struct, frozen=True, kw_only=True, tag="tokens"):
+    """Token ids, used as they are."""
+
+    ids: tuple[int, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+class Sampling(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How tokens are chosen. None means: not given, so the operator's or the model's default holds.
+
+    temperature 0 is greedy. top_k 0 is off. The penalties follow OpenAI's (presence, frequency: over the output) and
+    Hugging Face's (repetition: over prompt and output) definitions. `logit_bias` maps token ids to additions.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None
+
+
+class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All that a worker needs to answer a request; every dialect decodes to this.
+
+    max_tokens: tokens at most for each choice; None: until the context is full.
+    stop: strings that end a choice and are not part of it.
+    n: how many choices, from one prefill.
+    logprobs: None: none wanted; k: the chosen token's log-probability and the k most likely alternatives'.
+    """
+
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    logprobs: int | None = None
+
+
+class Alternative(Struct, frozen=True, array_like=True):
+    """A token and its natural-log probability. `token` is its bytes: a token may hold part of a character."""
+
+    token: bytes
+    logprob: float
+
+
+class TokenLogprob(Struct, frozen=True, array_like=True):
+    """The chosen token's log-probability with the most likely alternatives, best first."""
+
+    token: bytes
+    logprob: float
+    top: tuple[Alternative, ...] = ()
+
+
+class ModelInfo(Struct, frozen=True, kw_only=True):
+    """What a worker tells about the model that it has loaded.
+
+    context_length: tokens, prompt and output together. weights_bytes: what the parameters take.
+    chat_template: the Jinja source, None for a model without one (completions only).
+    """
+
+    model_type: str
+    context_length: int
+    vocab_size: int
+    weights_bytes: int
+    chat_template: str | None
+    batchable: bool
+    load_seconds: float

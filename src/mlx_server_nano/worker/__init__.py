@@ -1,0 +1,1 @@
+"""A worker process: owns MLX, loads one model, generates tokens."""
