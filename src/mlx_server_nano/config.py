@@ -1,9 +1,8 @@
 """Every setting, once: its flag, its environment variable, its default and what it means.
 
-A flag beats the environment, the environment beats the default. This module is the only reader of os.environ; `export_hub`
-is the one place that writes it, for huggingface_hub and the worker processes. README's table of settings is checked against
-`SETTINGS` by a test.
-"""
+A flag beats the environment, the environment beats the default. This module is the only reader of os.environ;
+`export_hub` is the one place that writes it, for huggingface_hub and the worker processes. README's table of settings
+is checked against `SETTINGS` by a test."""
 
 from __future__ import annotations
 
@@ -292,8 +291,9 @@ def resolve(flags: Mapping[str, str | bool | None], environment: Mapping[str, st
 
 
 def export_hub(settings: Settings) -> None:
-    """Put the Hub cache where huggingface_hub looks. Must run before huggingface_hub is imported: it reads the environment
-    at import. HUGGINGFACE_HUB_CACHE, the older name, is honoured here whatever the library's version does with it."""
+    """Put the Hub cache where huggingface_hub looks. Must run before huggingface_hub is imported: it reads the
+    environment at import. HUGGINGFACE_HUB_CACHE, the older name, is honoured here whatever the library's version does
+    with it."""
     if settings.model_cache_dir is not None:
         os.environ["HF_HUB_CACHE"] = str(settings.model_cache_dir)
     elif "HF_HUB_CACHE" not in os.environ and "HUGGINGFACE_HUB_CACHE" in os.environ:
