@@ -31,6 +31,7 @@ def main() -> None:
     from mlx_server_nano.errors import ModelLoadError, ServerError
     from mlx_server_nano.worker import loader, memory
     from mlx_server_nano.worker.engine import Engine, Incoming
+    from mlx_server_nano.worker.grammar import GrammarCompiler
     from mlx_server_nano.worker.prompts import Preparer, Tokenizing
 
     channel = Channel(arguments.fd)
@@ -66,6 +67,7 @@ def main() -> None:
     tokenizing = Tokenizing(
         loaded.tokenizer,
         loaded.apply_template,
+        GrammarCompiler(loaded.tokenizer, vocab_size=loaded.info.vocab_size, eos_ids=loaded.eos_ids),
         context_length=loaded.info.context_length,
         vocab_size=loaded.info.vocab_size,
     )

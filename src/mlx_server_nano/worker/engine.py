@@ -1,8 +1,8 @@
 """The engine loop: continuous batching on one thread, the only one that touches MLX.
 
-A turn: take in what came; settle the batch and launch every group's step; only then read the tokens of the last step,
-which the device has finished by now, and post what they say; work on prompts within the budget. So the device always
-has a step to run while the host looks at the last one's tokens."""
+A turn: take in what came; settle the batch and launch every group's forward pass; only then read the tokens of the last
+step, which the device has finished by now; sample; work on prompts within the budget; post what there is to say. So the
+device always has a step to run while the host looks at the last one's tokens and computes the masks of grammars."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mlx_server_nano.protocol import Cancel, Event, Failed, LoadOptions, Started
 from mlx_server_nano.worker import memory, slots
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.detokenizer import make_detokenizer
+from mlx_server_nano.worker.grammar import Masks
 from mlx_server_nano.worker.group import Batch, Group, Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
@@ -33,13 +34,22 @@ Incoming = Prepared | Cancel | tuple[int, Failure]
 
 
 @dataclass(frozen=True, slots=True)
-class _Launched:
+class _Step:
     """A step on its way: tokens `[rows]`, lazy, for these sequences."""
 
     group: Group
     tokens: mx.array
     sequences: list[Sequence]
     logprobs: LogprobReader | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A forward pass on its way; its step waits for the last tokens if a grammar does."""
+
+    group: Group
+    logits: mx.array
+    step: _Step | None
 
 
 class Engine:
@@ -56,9 +66,10 @@ class Engine:
             batchable=loaded.info.batchable,
             padding_limit=max(loaded.info.weights_bytes, _PADDING_BYTES) // per_token,
         )
+        self._masks = Masks(loaded.info.vocab_size)
         self._caches: dict[int, list[Any]] = {}
         self._joining: list[Row] = []
-        self._launched: list[_Launched] = []
+        self._launched: list[_Step] = []
         self._events: list[Event] = []
         self._turns = 0
 
@@ -74,9 +85,9 @@ class Engine:
     def turn(self, *, wait: bool) -> None:
         for message in self._inbox.take(wait=wait):
             self._take_in(message)
-        launched = list(self._launch())
+        passes = list(self._launch())
         self._read(self._launched)
-        self._launched = launched
+        self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
         self._prefill()
         self._post()
         self._turns += 1
@@ -107,20 +118,39 @@ class Engine:
         for launched in self._launched:
             yield from launched.sequences
 
-    def _launch(self) -> Iterator[_Launched]:
+    def _launch(self) -> Iterator[_Pass]:
+        """Every group's forward pass, and its sampling too where no grammar waits for the last tokens."""
         joining, self._joining = self._joining, []
         self._batch.settle(joining)
         for group in list(self._batch.groups):
             try:
-                logits, tokens, sequences = group.step()
-                logprobs = LogprobReader.of(sequences, logits, tokens)
-                mx.async_eval(tokens, *(logprobs.arrays if logprobs else ()))
+                logits = group.forward()
+                if any(group.grammars):
+                    mx.async_eval(logits)
+                    yield _Pass(group, logits, None)
+                else:
+                    yield _Pass(group, logits, self._sample(group, logits, None))
             except Exception as error:
                 self._fail_group(group, group.sequences, error)
-                continue
-            yield _Launched(group, tokens, sequences, logprobs)
 
-    def _read(self, steps: list[_Launched]) -> None:
+    def _complete(self, launch: _Pass) -> _Step | None:
+        if launch.step is not None:
+            return launch.step
+        group = launch.group
+        try:
+            allowed = self._masks.fill(group.grammars)
+            return self._sample(group, launch.logits, mx.array(allowed))
+        except Exception as error:
+            self._fail_group(group, group.sequences, error)
+            return None
+
+    def _sample(self, group: Group, logits: mx.array, allowed: mx.array | None) -> _Step:
+        tokens = group.sample(logits, allowed)
+        logprobs = LogprobReader.of(group.sequences, logits, tokens)
+        mx.async_eval(tokens, *(logprobs.arrays if logprobs else ()))
+        return _Step(group, tokens, list(group.sequences), logprobs)
+
+    def _read(self, steps: list[_Step]) -> None:
         for step in steps:
             if all(sequence.done for sequence in step.sequences):
                 continue
@@ -138,7 +168,7 @@ class Engine:
         try:
             delta = sequence.accept(token, logprob)
         except Exception as error:
-            _LOG.exception("The host-side work of a row failed")
+            _LOG.warning("The host-side work of a row failed", exc_info=True)
             self._fail(sequence.request_id, f"The output could not be processed: {error}")
             return
         if delta is not None:
@@ -188,6 +218,7 @@ class Engine:
                 ),
                 stops=request.stop,
                 logprobs=request.logprobs,
+                grammar=prepared.grammar.fork() if prepared.grammar else None,
             )
             own = caches if choice == request.n - 1 else [slots.fork(cache) for cache in caches]
             self._joining.append(Row(sequence, own, mx.array(prepared.ids[-1:], dtype=mx.uint32)))

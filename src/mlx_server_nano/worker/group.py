@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.grammar import RowGrammar
 from mlx_server_nano.worker.sampler import Sampler
 from mlx_server_nano.worker.sequence import Sequence
 
@@ -73,21 +74,28 @@ class Group:
             self.tokens = _replaced(self.tokens, gap, row.token)
         self._sampler = None
 
-    def step(self) -> tuple[mx.array, mx.array, list[Sequence]]:
-        """Run the model on every row's last token and sample. Gives logits `[rows, vocabulary]`, tokens `[rows]` (both
-        lazy) and the rows' sequences."""
+    @property
+    def grammars(self) -> list[RowGrammar | None]:
+        """Each row's grammar; None where it has none or needs none any more."""
+        return [None if sequence.done else sequence.grammar for sequence in self.sequences]
+
+    def forward(self) -> mx.array:
+        """Run the model on every row's last token: logits `[rows, vocabulary]`, lazy."""
         if self._slotted:
             positions = slots.Positions.of([len(sequence) for sequence in self.sequences])
             for mine in self.caches:
                 slots.begin(mine, positions)
-        logits = self._model(self.tokens[:, None], cache=self.caches)[:, -1]
+        logits: mx.array = self._model(self.tokens[:, None], cache=self.caches)[:, -1]
+        return logits
+
+    def sample(self, logits: mx.array, allowed: mx.array | None = None) -> mx.array:
+        """The rows' next tokens `[rows]`, lazy; `forward` takes them in next. allowed: see `Sampler`."""
         if self._sampler is None:
             self._sampler = Sampler(self.sequences, self._vocab_size)
-        sampled_from = list(self.sequences)
-        self.tokens = self._sampler(logits, self.tokens)
-        for sequence in sampled_from:
+        self.tokens = self._sampler(logits, self.tokens, allowed)
+        for sequence in self.sequences:
             sequence.launched += 1
-        return logits, self.tokens, sampled_from
+        return self.tokens
 
     def _into_slots(self) -> None:
         own, self.caches = self.caches, [slots.slots_for(cache) for cache in self.caches]

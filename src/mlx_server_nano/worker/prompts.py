@@ -15,6 +15,7 @@ from msgspec import structs
 from mlx_server_nano.errors import ContextLengthError, Failure, InvalidRequestError, ServerError
 from mlx_server_nano.protocol import Generate
 from mlx_server_nano.types import ChatPrompt, GenerationRequest, Message, Role, TextPrompt
+from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.scheduler import Prepared
 
 _LOG = logging.getLogger(__name__)
@@ -25,11 +26,18 @@ class Tokenizing:
     """Renders and tokenizes with one model's tokenizer and template. Not for use by several threads at a time."""
 
     def __init__(
-        self, tokenizer: Any, apply_template: Callable[..., str] | None, *, context_length: int, vocab_size: int
+        self,
+        tokenizer: Any,
+        apply_template: Callable[..., str] | None,
+        grammars: GrammarCompiler,
+        *,
+        context_length: int,
+        vocab_size: int,
     ) -> None:
         """apply_template(messages, tools=, **kwargs) gives the prompt's text; None: the model has no chat template."""
         self._tokenizer = tokenizer
         self._apply_template = apply_template
+        self._grammars = grammars
         self._context_length = context_length
         self._vocab_size = vocab_size
 
@@ -55,6 +63,7 @@ class Tokenizing:
             ids=ids,
             tail=tail,
             continues_text=not isinstance(prompt, ChatPrompt),
+            grammar=self._grammars.compile(request.constraint, tail) if request.constraint else None,
         )
 
     def _check(self, ids: list[int], request: GenerationRequest) -> None:

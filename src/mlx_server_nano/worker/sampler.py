@@ -21,7 +21,8 @@ class Sampler:
     """Chooses a token for each of these rows. Made anew when the rows change; what a row has drawn lives in its
     sequence.
 
-    A call takes logits `[rows, vocabulary]` and the rows' last tokens `[rows]`, and gives tokens `[rows]`; all lazy.
+    A call takes logits `[rows, vocabulary]`, the rows' last tokens `[rows]` and, where a grammar rules, the allowed tokens
+    as bits `[rows, vocabulary / 32]`; it gives tokens `[rows]`, lazy.
     """
 
     def __init__(self, rows: Rows[Sequence], vocab_size: int) -> None:
@@ -46,12 +47,14 @@ class Sampler:
         self._top_p = _column([p.top_p for p in params])
         self._candidates = max((min(p.top_k or vocab_size, vocab_size) for p in filtered), default=vocab_size)
 
-    def __call__(self, logits: mx.array, last: mx.array) -> mx.array:
+    def __call__(self, logits: mx.array, last: mx.array, allowed: mx.array | None = None) -> mx.array:
         logits = logits.astype(mx.float32)
         if self._penalties is not None:
             logits = self._penalties(logits, last)
         if self._bias is not None:
             logits = logits + self._bias
+        if allowed is not None:
+            logits = mx.where(unpacked(allowed, logits.shape[-1]), logits, -math.inf)
         if not self._any_random:
             return mx.argmax(logits, axis=-1).astype(mx.uint32)
         uniform = _column([row.draw() if random else 0.0 for row, random in zip(self._rows, self._random, strict=True)])
@@ -86,6 +89,12 @@ class Sampler:
         if self._min_p is not None:
             weights = mx.where(weights < self._min_p * weights[:, :1], 0.0, weights)
         return mx.take_along_axis(ids, draw(weights, uniform)[:, None], axis=-1)[:, 0]
+
+
+def unpacked(bits: mx.array, n: int) -> mx.array:
+    """Bools `[rows, n]` from 32-bit words `[rows, words]`, lowest bit first."""
+    spread = (bits[:, :, None] >> mx.arange(32, dtype=bits.dtype)) & 1
+    return spread.reshape(bits.shape[0], -1)[:, :n] != 0
 
 
 def draw(weights: mx.array, uniform: mx.array) -> mx.array:

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mlx_server_nano.types import GenerationRequest
+
+if TYPE_CHECKING:
+    from mlx_server_nano.worker.grammar import RowGrammar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """A request with its prompt rendered and tokenized. `tail`: the prompt's last characters; `continues_text`: the
-    output follows on plain text, not on a chat turn."""
+    output follows on plain text, not on a chat turn; `grammar`: the compiled constraint, at its start."""
 
     request_id: int
     request: GenerationRequest
     ids: list[int]
     tail: str
     continues_text: bool
+    grammar: RowGrammar | None = None
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from mlx_server_nano.protocol import Delta
 from mlx_server_nano.types import FinishReason, TokenLogprob
 from mlx_server_nano.worker.detokenizer import Detokenizer
 from mlx_server_nano.worker.stops import StopMatcher
+
+if TYPE_CHECKING:
+    from mlx_server_nano.worker.grammar import RowGrammar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,7 @@ class Sequence:
         detokenizer: Detokenizer,
         stops: tuple[str, ...],
         logprobs: int | None,
+        grammar: RowGrammar | None = None,
     ) -> None:
         self.request_id = request_id
         self.choice = choice
@@ -84,6 +89,7 @@ class Sequence:
         self.sampling = sampling
         self.max_tokens = max_tokens
         self.logprobs = logprobs
+        self.grammar = grammar
         self.launched = 0
         self.output: list[int] = []
         self.finish: FinishReason | None = None
@@ -121,6 +127,8 @@ class Sequence:
         self._uncounted += 1
         if token_id in self._eos_ids:
             return self._end(FinishReason.STOP)
+        if self.grammar is not None:
+            self.grammar.advance(token_id)
         text = self._detokenizer.add(token_id)
         self._note(text, logprob)
         released, stop = self._stops.feed(text)
