@@ -52,6 +52,7 @@ class Driver:
             GrammarCompiler(loaded.tokenizer, vocab_size=loaded.info.vocab_size, eos_ids=loaded.eos_ids),
             context_length=loaded.info.context_length,
             vocab_size=loaded.info.vocab_size,
+            find_branches=not loaded.cuttable,
         )
         self._ids = iter(range(1, 1 << 30))
 

@@ -70,6 +70,7 @@ def main() -> None:
         GrammarCompiler(loaded.tokenizer, vocab_size=loaded.info.vocab_size, eos_ids=loaded.eos_ids),
         context_length=loaded.info.context_length,
         vocab_size=loaded.info.vocab_size,
+        find_branches=not loaded.cuttable,
     )
     preparers.append(Preparer(tokenizing, inbox.put))
     preparers[0].start()

@@ -47,6 +47,11 @@ class LoadedModel:
     def new_caches(self) -> list[Any]:
         return list(make_prompt_cache(self.model))
 
+    @property
+    def cuttable(self) -> bool:
+        """Whether the caches can be cut back to any earlier token."""
+        return all(slots.cuttable(cache) for cache in self.new_caches())
+
     def row_sampling(self, asked: Sampling) -> RowSampling:
         """The request's values over the operator's over the model's over the usual."""
 
