@@ -36,7 +36,9 @@ class Tokenizing:
         vocab_size: int,
         find_branches: bool,
     ) -> None:
-        """find_branches: say where later prompts are likely to differ; costs two more renderings. apply_template(messages, tools=, **kwargs) gives the prompt's text; None: the model has no chat template."""
+        """find_branches: say where later prompts are likely to differ; costs two more renderings.
+
+        apply_template(messages, tools=, **kwargs) gives the prompt's text; None: the model has no chat template."""
         self._tokenizer = tokenizer
         self._apply_template = apply_template
         self._grammars = grammars
