@@ -97,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def _hub(self) -> HubStandin:
-        return self.server.hub  # type: ignore[attr-defined,no-any-return]
+        return self.server.hub  # type: ignore[attr-defined]
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -112,10 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._hub.requests.append(f"{self.command} {self.path}")
         url = urlsplit(self.path)
         path = unquote(url.path)
-        for pattern, handle in ((_API, self._info), (_TREE, self._tree), (_FILE, self._file)):
-            if match := pattern.fullmatch(path):
-                break
-        else:
+        handlers = {_API: self._info, _TREE: self._tree, _FILE: self._file}
+        pattern = next((known for known in handlers if known.fullmatch(path)), None)
+        match = pattern.fullmatch(path) if pattern is not None else None
+        if pattern is None or match is None:
             return self._error(404)
         repository = self._hub.repositories.get(match[1].casefold())
         if repository is None:
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = repository.fault
         if fault.status is not None and (pattern is _FILE or not fault.files_only):
             return self._error(fault.status, fault.code, fault.message)
-        return handle(repository, match, parse_qs(url.query), body)
+        return handlers[pattern](repository, match, parse_qs(url.query), body)
 
     def _info(self, repository: Repository, match: re.Match[str], query: dict[str, list[str]], body: bool) -> None:
         siblings: list[dict[str, Any]] = [{"rfilename": name} for name, _ in repository.files()]
@@ -133,7 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
             for sibling, (_, path) in zip(siblings, repository.files(), strict=True):
                 sibling |= {"size": path.stat().st_size, "blobId": _digest(path)}
         info = {"_id": "1", "id": repository.id, "modelId": repository.id, "sha": repository.sha, "siblings": siblings}
-        self._json({**info, "private": False, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0})
+        self._json(
+            {**info, "private": False, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
+        )
 
     def _tree(self, repository: Repository, match: re.Match[str], query: dict[str, list[str]], body: bool) -> None:
         self._json(

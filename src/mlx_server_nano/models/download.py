@@ -21,9 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 async def download(
-    repository: str, cache_dir: Path, on_progress: Callable[[float], None], *, trust_remote_code: bool = False
+    repository: str, cache_dir: Path, on_progress: Callable[[int, int], None], *, trust_remote_code: bool = False
 ) -> Fetched:
-    """Bring a repository's model into the Hub's cache. `on_progress` gets the fraction that is there, 0 to 1.
+    """Bring a repository's model into the Hub's cache. `on_progress` gets the bytes of weights that are there and
+    that there will be; what it raises ends the download.
 
     Raises ModelNotFoundError, ModelAccessError, UnsupportedModelError, HubUnavailableError or DiskFullError. When cancelled it
     stops the transfer and waits for the process.
@@ -41,7 +42,7 @@ async def download(
 
 
 async def _follow(
-    process: asyncio.subprocess.Process, repository: str, on_progress: Callable[[float], None]
+    process: asyncio.subprocess.Process, repository: str, on_progress: Callable[[int, int], None]
 ) -> Fetched:
     decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
     next_line = 0.0
@@ -52,7 +53,7 @@ async def _follow(
         if isinstance(message, Fetched):
             _log.info("downloaded %s", message.repository)
             return message
-        on_progress(message.done / message.total if message.total else 0.0)
+        on_progress(message.done, message.total)
         if time.monotonic() >= next_line:
             next_line = time.monotonic() + LOG_INTERVAL
             _log.info("downloading %s: %s", repository, _amount(message))

@@ -161,7 +161,7 @@ def _send(messages: BinaryIO, message: Message) -> None:
 
 
 def _abort_with_parent(meter: Meter) -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not sys.stdin: the interpreter would wait a second for its lock at exit
     meter.stop()
     time.sleep(ABORT_GRACE)
     os._exit(1)
