@@ -16,10 +16,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# msgspec ends its messages so: "... - at `$.messages[0].role`", "... - at `key` in `$.logit_bias`".
+# msgspec ends its messages so: "... - at `$.messages[0].role`", "... - at `key` in `$.logit_bias`", and "... - at
+# `$.logit_bias[...]`" for a value in a mapping, whose key it does not tell.
 _LOCATION: Final = re.compile(r" - at (?:`key` in )?`\$(?P<path>[^`]*)`$")
 _MISSING: Final = re.compile(r"^Object missing required field `(?P<name>[^`]*)`$")
-_STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+_STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _LOGGED_NAMES: Final = 1000
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from mlx_server_nano.cli.logs import configure_logging
 from mlx_server_nano.cli.options import setting_options
 from mlx_server_nano.config import SettingError, Settings, export_hub, resolve
-
-if TYPE_CHECKING:
-    import socket
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +31,8 @@ def start(**flags: str | bool | None) -> None:
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise click.ClickException(f"cannot listen on {settings.host}:{settings.port}: {reason}") from None
     if settings.api_key is None and not is_loopback(listener):
         logger.warning(
             "Listening on %s without an API key: anyone who reaches this port can use the server (--api-key, --host)",
