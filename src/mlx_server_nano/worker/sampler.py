@@ -15,6 +15,8 @@ import numpy as np
 from mlx_server_nano.worker.sequence import RowSampling, Sequence
 
 _BELOW_ONE = 1.0 - 2.0**-24
+# Below this every model is greedy, and the logits would leave single precision's range.
+_LOWEST_TEMPERATURE = 1e-6
 
 
 class Sampler:
@@ -36,7 +38,9 @@ class Sampler:
         if not self._any_random:
             return
         self._is_random = mx.array(self._random)
-        self._inverse_temperature = mx.array([[1 / p.temperature if p.temperature > 0 else 1.0] for p in params])
+        self._inverse_temperature = _column(
+            [1 / max(p.temperature, _LOWEST_TEMPERATURE) if p.temperature > 0 else 1.0 for p in params]
+        )
         self._min_p = _column([p.min_p for p in params]) if any(p.min_p > 0 for p in params) else None
         filtered = [p for p in params if p.temperature > 0 and (p.top_k > 0 or p.top_p < 1)]
         self._filtered = bool(filtered)
