@@ -285,3 +285,22 @@ def test_a_draw_stays_below_one_in_single_precision(monkeypatch):
     draws = Draws(0, 0)
     monkeypatch.setattr(draws, "_generator", AlmostOne())
     assert np.float32(draws.next()) < 1
+
+
+def test_draw_survives_running_sums_that_do_not_rise_evenly(monkeypatch):
+    """A parallel scan adds in another order for each entry, so an entry without weight may end a rounding error above
+    the one before it."""
+    rng = np.random.default_rng(9)
+    cumsum = mx.cumsum
+
+    def uneven(array: mx.array, axis: int) -> mx.array:
+        noise = mx.array(rng.uniform(-1e-4, 1e-4, array.shape).astype(np.float32))
+        return cumsum(array, axis=axis) * (1 + noise)
+
+    monkeypatch.setattr(mx, "cumsum", uneven)
+    weights = rng.random((512, 400)).astype(np.float32)
+    weights[rng.random((512, 400)) < 0.95] = 0
+    weights[:, 300:] = 0
+    uniforms = np.concatenate([rng.random(256), np.full(256, 1 - 2.0**-24)]).astype(np.float32)
+    chosen = np.array(draw(mx.array(weights), mx.array(uniforms[:, None])))
+    assert (weights[np.arange(512), chosen] > 0).all()

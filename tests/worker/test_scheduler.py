@@ -58,7 +58,7 @@ def test_every_request_comes_to_run_within_the_limits(requests, max_rows, budget
         assert len({id(prefill) for prefill, _ in plan}) == len(plan)
         assert sum(count for _, count in plan) == min(budget, sum(prefill.remaining for prefill in unfinished))
         if unfinished:
-            assert [prefill for prefill, count in plan if count][0] is unfinished[0]
+            assert next(prefill for prefill, count in plan if count) is unfinished[0]
         for prefill, count in plan:
             assert (0 < count <= prefill.remaining) if prefill.remaining else count == 0
             prefill.done += count
