@@ -31,9 +31,13 @@ def _byte_level_table() -> dict[str, int]:
     return {chr(byte): byte for byte in kept} | {chr(256 + i): byte for i, byte in enumerate(moved)}
 
 
-def _decoders(tokenizer_json: dict[str, Any]) -> list[dict[str, Any]]:
-    decoder = tokenizer_json.get("decoder") or {}
-    return list(decoder.get("decoders", [])) if decoder.get("type") == "Sequence" else [decoder]
+def _decoders(tokenizer: Any) -> list[dict[str, Any]]:
+    """The steps by which the tokenizer makes text of its entries, as they stand in `tokenizer.json`."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.decoder is None:
+        return []
+    decoder: dict[str, Any] = json.loads(backend.decoder.__getstate__())
+    return list(decoder["decoders"]) if decoder["type"] == "Sequence" else [decoder]
 
 
 class Vocabulary:
@@ -46,8 +50,7 @@ class Vocabulary:
         self._tokenizer = tokenizer
         self._added = {int(i): str(token) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
         self._bytes: dict[int, bytes] = {}
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        decoders = _decoders(json.loads(backend.to_str())) if backend is not None else []
+        decoders = _decoders(tokenizer)
         kinds = {decoder.get("type") for decoder in decoders}
         if "ByteLevel" in kinds:
             self.scheme = Scheme.BYTE_LEVEL
