@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from mlx_server_nano.worker.loader import LoadedModel
-from tests.tiny_models import make_model
+from tests.tiny_models import copy_tokenizer, make_model
 from tests.worker import harness
 
 Tiny = Callable[..., LoadedModel]
@@ -41,3 +42,18 @@ def tiny(tiny_folder: Callable[..., Path]) -> Tiny:
         return loaded[folder]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Tokenizers of the shared assets by name, without mlx-lm's and the model's wrappers."""
+    read: dict[str, Any] = {}
+
+    def tokenizer(name: str) -> Any:
+        if name not in read:
+            folder = tmp_path_factory.mktemp("tokenizer")
+            copy_tokenizer(folder, name)
+            read[name] = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+        return read[name]
+
+    return tokenizer

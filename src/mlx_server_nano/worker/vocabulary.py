@@ -12,6 +12,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
+_SPACE = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
 
 
@@ -48,17 +49,15 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._added = {int(i): str(token) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
         self._bytes: dict[int, bytes] = {}
         decoders = _decoders(tokenizer)
-        kinds = {decoder.get("type") for decoder in decoders}
-        if "ByteLevel" in kinds:
+        kinds = {decoder["type"] for decoder in decoders} - {"Fuse"}
+        self.scheme = Scheme.UNKNOWN
+        if kinds == {"ByteLevel"}:
             self.scheme = Scheme.BYTE_LEVEL
-        elif "Metaspace" in kinds or any(d.get("type") == "Replace" and d.get("content") == " " for d in decoders):
+        elif kinds - {"Strip"} == {"Replace", "ByteFallback"} and _SPACE in decoders:
             self.scheme = Scheme.SENTENCE_PIECE
-        else:
-            self.scheme = Scheme.UNKNOWN
-        self.strips_leading_space = self.scheme is Scheme.SENTENCE_PIECE and bool(kinds & {"Strip", "Metaspace"})
+        self.strips_leading_space = any(d["type"] == "Strip" and d["content"] == " " and d["start"] for d in decoders)
 
     @property
     def exact(self) -> bool:
@@ -72,8 +71,6 @@ class Vocabulary:
         return found
 
     def _look_up(self, token_id: int) -> bytes:
-        if token_id in self._added:
-            return self._added[token_id].encode()
         if self.scheme is Scheme.UNKNOWN:
             return str(self._tokenizer.decode([token_id])).encode()
         piece = self._tokenizer.convert_ids_to_tokens(token_id)
@@ -85,5 +82,5 @@ class Vocabulary:
         table = _byte_level_table()
         try:
             return bytes(table[char] for char in piece)
-        except KeyError:
+        except KeyError:  # an added token, which stands for itself
             return str(piece).encode()
