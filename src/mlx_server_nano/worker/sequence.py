@@ -163,6 +163,7 @@ class Sequence:
         if stop is None:
             tail = self._detokenizer.flush()
             released, late_stop = self._stops.feed(tail)
+            self._sent += len(released)
             text += released
             if late_stop is None:
                 text += self._stops.flush()
