@@ -8,8 +8,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from mlx_server_nano.errors import ModelNotFoundError
+from mlx_server_nano.models.catalog import AvailableModel
+from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.protocol import Delta, Event, Started
 from mlx_server_nano.types import FinishReason, GenerationRequest
 
@@ -99,6 +102,7 @@ class FakeStatus:
     state: State = State.LOADED
     running: int = 1
     memory_bytes: int = 1000
+    loaded_since: float | None = 1700000001.5
 
 
 class FakeManager:
@@ -138,20 +142,16 @@ class FakeManager:
             self.leases -= 1
 
 
-@dataclass
-class FakeEntry:
-    id: str
-    created: float
-    owner: str
-
-
 class FakeCatalog:
-    def __init__(self) -> None:
-        self.entries = [FakeEntry("org/model", 1700000000.7, "org")]
-        self.local = FakeEntry("/models/local", 1700000001, "local")
+    """Knows one cached repository, one that is not cached, and one local folder."""
 
-    def list(self) -> list[FakeEntry]:
-        return self.entries
+    def available(self) -> list[AvailableModel]:
+        return [AvailableModel(self.resolve("org/model"), 1700000000)]
 
-    def get(self, name: str) -> FakeEntry | None:
-        return next((entry for entry in (*self.entries, self.local) if entry.id == name), None)
+    def resolve(self, name: str) -> ModelRef:
+        folder = Path(__file__).parent
+        if name == "org/model":
+            return ModelRef(name, ModelKind.HUB, folder)
+        if name == "/models/local":
+            return ModelRef(name, ModelKind.LOCAL, folder)
+        return ModelRef(name, ModelKind.HUB, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,9 +10,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mlx_server_nano.errors import ModelNotFoundError
+from mlx_server_nano.models.names import ModelKind, ModelRef
 
 if TYPE_CHECKING:
-    from mlx_server_nano.models.catalog import Catalog, CatalogEntry
+    from mlx_server_nano.models.catalog import Catalog
     from mlx_server_nano.models.manager import Manager
 
 
@@ -26,29 +26,30 @@ class ModelEndpoints:
 
     async def list(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is usable without a download: the catalog, and what is loaded from elsewhere."""
-        loaded = [model.id for model in self._manager.status()]
-        entries = await asyncio.to_thread(self._entries, loaded)
-        await _json({"object": "list", "data": [_to_wire(entry) for entry in entries]})(scope, receive, send)
-
-    def _entries(self, loaded: Iterable[str]) -> Sequence[CatalogEntry]:
-        entries = {entry.id: entry for entry in self._catalog.list()}
-        for name in loaded:
-            if name not in entries and (entry := self._catalog.get(name)) is not None:
-                entries[name] = entry
-        return list(entries.values())
+        available = await asyncio.to_thread(self._catalog.available)
+        models = {model.ref.id: _to_wire(model.ref, model.created) for model in available}
+        for status in self._manager.status():
+            if status.loaded_since is not None and status.id not in models:
+                # The catalog lists all but the folders that clients name.
+                local = ModelRef(status.id, ModelKind.LOCAL, None)
+                models[status.id] = _to_wire(local, int(status.loaded_since))
+        await _json({"object": "list", "data": list(models.values())})(scope, receive, send)
 
     async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises ModelNotFoundError."""
+        """Any name that a request may use will do. Raises ModelNotFoundError."""
         name: str = scope["path_params"]["name"]
-        entry = await asyncio.to_thread(self._catalog.get, name)
-        if entry is None:
+        ref = await asyncio.to_thread(self._catalog.resolve, name)
+        if ref.folder is None:
             raise ModelNotFoundError(f"The model {name!r} is not on this machine.", param="model")
-        await _json(_to_wire(entry))(scope, receive, send)
+        created = await asyncio.to_thread(ref.folder.stat)
+        await _json(_to_wire(ref, int(created.st_mtime)))(scope, receive, send)
 
 
 def _json(value: object) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-def _to_wire(entry: CatalogEntry) -> dict[str, object]:
-    return {"id": entry.id, "object": "model", "created": int(entry.created), "owned_by": entry.owner}
+def _to_wire(ref: ModelRef, created: int) -> dict[str, object]:
+    """created: in Unix seconds."""
+    owner = ref.id.partition("/")[0] if ref.kind is ModelKind.HUB else ref.kind.value
+    return {"id": ref.id, "object": "model", "created": created, "owned_by": owner}

@@ -55,7 +55,7 @@ def run(settings: Settings, sockets: list[socket.socket]) -> None:
     from mlx_server_nano.models.manager import Manager
 
     gate = Gate()
-    catalog = Catalog(settings)
+    catalog = Catalog(allow_local_paths=settings.local_paths, trust_remote_code=settings.trust_remote_code)
     app = build_app(settings, Manager(settings, catalog), catalog, gate)
     Server(app, settings, gate).run(sockets)
 
