@@ -41,7 +41,7 @@ class Machine:
 
     def __init__(
         self,
-        format: Format,  # noqa: A002
+        format: Format,
         tools: Sequence[Tool] = (),
         *,
         starts_in_reasoning: bool = False,

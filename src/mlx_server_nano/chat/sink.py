@@ -41,11 +41,11 @@ class Sink:
     __slots__ = (
         "_content",
         "_deltas",
+        "_make",
         "_new_id",
         "_open",
         "_parts",
         "_reasoning",
-        "_type",
         "_written",
         "calls",
         "fresh",
@@ -54,7 +54,7 @@ class Sink:
     def __init__(self, new_id: Callable[[], str]) -> None:
         self._new_id = new_id
         self._deltas: list[Delta] = []
-        self._type: type[ContentDelta] | type[ReasoningDelta] | type[CallArguments] | None = None
+        self._make: Callable[[str], Delta] | None = None
         self._parts: list[str] = []
         self._content = _Prose()
         self._reasoning = _Prose()
@@ -102,7 +102,7 @@ class Sink:
         self._open = True
 
     def arguments(self, fragment: str) -> None:
-        self._add(CallArguments, fragment)
+        self._add(self._argument, fragment)
 
     def end(self) -> None:
         if self._open:
@@ -126,19 +126,19 @@ class Sink:
         deltas, self._deltas = self._deltas, []
         return deltas
 
-    def _add(self, kind: type[ContentDelta] | type[ReasoningDelta] | type[CallArguments], text: str) -> None:
+    def _add(self, make: Callable[[str], Delta], text: str) -> None:
         if not text:
             return
-        if self._type is not kind:
+        if self._make != make:
             self._flush()
-            self._type = kind
+            self._make = make
         self._parts.append(text)
 
+    def _argument(self, fragment: str) -> Delta:
+        return CallArguments(self.calls - 1, fragment)
+
     def _flush(self) -> None:
-        if self._type is not None:
-            text = "".join(self._parts)
-            self._deltas.append(
-                CallArguments(self.calls - 1, text) if self._type is CallArguments else self._type(text)
-            )
-            self._type = None
+        if self._make is not None:
+            self._deltas.append(self._make("".join(self._parts)))
+            self._make = None
             self._parts = []

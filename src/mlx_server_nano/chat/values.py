@@ -137,10 +137,8 @@ def convert(text: str, types: Types) -> str:
 def _literal(text: str, types: Types) -> str | None:
     keyword = _KEYWORDS.get(text.lower())
     if keyword is not None:
-        if keyword == "null":
-            fits = "null" in types or "string" not in types
-        else:
-            fits = not types or "boolean" in types
+        missing = "string" not in types if keyword == "null" else not types
+        fits = missing or ("null" if keyword == "null" else "boolean") in types
         # Without a schema only what JSON and Python themselves write is a literal: TRUE may be text.
         return keyword if fits and (types or text in ("true", "false", "null", "True", "False", "None")) else None
     if "integer" in types and _INTEGER.fullmatch(text):

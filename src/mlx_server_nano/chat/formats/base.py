@@ -112,8 +112,8 @@ class Block:
     """Calls between markers. Each form in `calls` is tried in turn.
 
     bare: `open` belongs to the call itself, so it counts only where a call really follows, of a declared tool.
-    single: an opening is followed by one call only, unless it is a list. brackets: the calls may stand in a JSON or Python list. separators: may stand between calls. pad: white space that the
-    template writes inside the markers.
+    single: an opening is followed by one call only, unless it is a list. brackets: the calls may stand in a JSON or
+    Python list. separators: may stand between calls. pad: white space that the template writes inside the markers.
     """
 
     open: tuple[str, ...]
@@ -151,7 +151,7 @@ class Header:
 class Format:
     """A family's markup.
 
-    signs: substrings of a chat template, all of which tell this format; see `detect`. tokens: the same for special tokens.
+    signs: sets of substrings; a chat template that holds all of a set tells this format. See `detect`.
     ends: end a message, with no text of their own; a header's body ends there too. ignored: markup around content.
     """
 

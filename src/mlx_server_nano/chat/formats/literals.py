@@ -16,16 +16,6 @@ from mlx_server_nano.chat.formats.base import (
 
 _PYTHON: Final = TextCall(name=r"[\w.\-]", name_end=("(",), arguments=LiteralArguments(assign="="), close=(")",))
 
-PYTHONIC: Final = Format(
-    name="pythonic",
-    signs=(),
-    reasoning=THINK,
-    blocks=(
-        Block(open=("<|python_start|>",), close=("<|python_end|>",), calls=(_PYTHON,), brackets=True),
-        Block(open=("[",), calls=(_PYTHON,), brackets=True, bare=Bare.LINE),
-    ),
-)
-
 LFM2: Final = Format(
     name="lfm2",
     signs=(("<|tool_call_start|>",),),
@@ -38,6 +28,16 @@ OLMO_3: Final = Format(
     signs=(("<function_calls>",),),
     reasoning=THINK,
     blocks=(Block(open=("<function_calls>",), close=("</function_calls>",), calls=(_PYTHON,)),),
+)
+
+PYTHONIC: Final = Format(
+    name="pythonic",
+    signs=(("[func_name",),),
+    reasoning=THINK,
+    blocks=(
+        Block(open=("<|python_start|>",), close=("<|python_end|>",), calls=(_PYTHON,), brackets=True),
+        Block(open=("[",), calls=(_PYTHON,), brackets=True, bare=Bare.LINE),
+    ),
 )
 
 

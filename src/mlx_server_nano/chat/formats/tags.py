@@ -1,4 +1,4 @@
-"""Calls made of tags: GLM, LongCat, Hunyuan V3, MiniMax, DeepSeek's DSML, MiniCPM, Muse, Kimi K3."""
+"""Calls made of tags: Qwen3-Coder and later, Nemotron, Step, Seed-OSS, GLM, LongCat, Hunyuan V3, MiniMax, DeepSeek's DSML, MiniCPM, Muse, Kimi K3."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Final
 
 from mlx_server_nano.chat.formats.base import (
     THINK,
+    Bare,
     Block,
     Format,
     Header,
@@ -14,6 +15,48 @@ from mlx_server_nano.chat.formats.base import (
     Route,
     TagArguments,
     TextCall,
+)
+
+
+_FUNCTION: Final = TextCall(
+    open=("<function=",),
+    name_end=(">",),
+    arguments=TagArguments(open=("<parameter=",), close="</parameter>", line=True),
+    close=("</function>",),
+)
+
+# Qwen3-Coder leaves the opening <tool_call> out at times, hence the bare block.
+QWEN_XML: Final = Format(
+    name="qwen-xml",
+    signs=(("<tool_call>", "<function=", "<parameter="),),
+    reasoning=THINK,
+    blocks=(
+        Block(open=("<tool_call>",), close=("</tool_call>",), calls=(_FUNCTION, JsonCall()), pad="\n"),
+        Block(open=("<function=",), close=("</tool_call>",), calls=(_FUNCTION,), bare=Bare.LINE),
+    ),
+    ignored=("<|im_end|>",),
+)
+
+SEED_OSS: Final = Format(
+    name="seed-oss",
+    signs=(("<seed:tool_call>",), ("seed:think",)),
+    reasoning=Reasoning(open=("<seed:think>",), close=("</seed:think>",)),
+    blocks=(
+        Block(
+            open=("<seed:tool_call>",),
+            close=("</seed:tool_call>",),
+            calls=(
+                TextCall(
+                    open=("<function=",),
+                    name_end=(">",),
+                    arguments=TagArguments(open=("<parameter=",), close="</parameter>"),
+                    close=("</function>",),
+                ),
+            ),
+            pad="\n",
+        ),
+    ),
+    ignored=("<seed:eos>",),
 )
 
 
@@ -64,7 +107,7 @@ LONGCAT: Final = Format(
 
 HUNYUAN_V3: Final = Format(
     name="hunyuan-v3",
-    signs=(("<tool_sep",), ("<end_of_tool_call",)),
+    signs=(("<tool_calls", "<tool_sep"),),
     reasoning=THINK,
     blocks=tuple(
         Block(

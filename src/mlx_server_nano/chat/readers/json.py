@@ -119,7 +119,7 @@ class _Envelope:
         if key in syntax.name and not self._name:
             name = yield from string(source)
             self._name = name or ""
-            return bool(name) and (self._context.tentative and not self._early or self._begin())
+            return bool(name) and ((self._context.tentative and not self._early) or self._begin())
         if key in syntax.arguments:
             if self._name and not self._begin():
                 return False

@@ -1,4 +1,4 @@
-"""`<tool_call>` and its relatives with JSON or XML inside: Hermes, Qwen, Granite, SmolLM, Nemotron, Step, Seed-OSS and others."""
+"""Calls as JSON objects that hold name and arguments: Hermes, Qwen, Granite, SmolLM, Command R, Phi, Llama 3 and others."""
 
 from __future__ import annotations
 
@@ -12,66 +12,7 @@ from mlx_server_nano.chat.formats.base import (
     JsonArguments,
     JsonCall,
     Reasoning,
-    TagArguments,
     TextCall,
-)
-
-# https://github.com/NousResearch/Hermes-Function-Calling
-HERMES: Final = Format(
-    name="hermes",
-    signs=(("<tool_call>", "</tool_call>"),),
-    reasoning=THINK,
-    blocks=(
-        Block(
-            open=("<tool_call>",),
-            close=("</tool_call>",),
-            calls=(JsonCall(),),
-            brackets=True,
-            pad="\n",
-        ),
-    ),
-    ignored=("<|im_end|>",),
-)
-
-_FUNCTION: Final = TextCall(
-    open=("<function=",),
-    name_end=(">",),
-    arguments=TagArguments(open=("<parameter=",), close="</parameter>", line=True),
-    close=("</function>",),
-)
-
-# Qwen3-Coder leaves the opening <tool_call> out at times, hence the bare block.
-QWEN_XML: Final = Format(
-    name="qwen-xml",
-    signs=(("<tool_call>", "<function=", "<parameter="),),
-    reasoning=THINK,
-    blocks=(
-        Block(open=("<tool_call>",), close=("</tool_call>",), calls=(_FUNCTION, JsonCall()), pad="\n"),
-        Block(open=("<function=",), close=("</tool_call>",), calls=(_FUNCTION,), bare=Bare.LINE),
-    ),
-    ignored=("<|im_end|>",),
-)
-
-SEED_OSS: Final = Format(
-    name="seed-oss",
-    signs=(("<seed:tool_call>",), ("seed:think",)),
-    reasoning=Reasoning(open=("<seed:think>",), close=("</seed:think>",)),
-    blocks=(
-        Block(
-            open=("<seed:tool_call>",),
-            close=("</seed:tool_call>",),
-            calls=(
-                TextCall(
-                    open=("<function=",),
-                    name_end=(">",),
-                    arguments=TagArguments(open=("<parameter=",), close="</parameter>"),
-                    close=("</function>",),
-                ),
-            ),
-            pad="\n",
-        ),
-    ),
-    ignored=("<seed:eos>",),
 )
 
 GRANITE_3: Final = Format(
@@ -174,6 +115,24 @@ COMMAND_R7B: Final = Format(
         "<|CHATBOT_TOKEN|>",
         "<|END_OF_TURN_TOKEN|>",
     ),
+)
+
+# https://github.com/NousResearch/Hermes-Function-Calling
+HERMES: Final = Format(
+    name="hermes",
+    # The second: SmolLM3, whose template as it circulates leaves its tools out.
+    signs=(("<tool_call>", "</tool_call>"), ("Reasoning Mode: ", "<|im_start|>")),
+    reasoning=THINK,
+    blocks=(
+        Block(
+            open=("<tool_call>",),
+            close=("</tool_call>",),
+            calls=(JsonCall(),),
+            brackets=True,
+            pad="\n",
+        ),
+    ),
+    ignored=("<|im_end|>",),
 )
 
 LLAMA_3: Final = Format(
