@@ -113,7 +113,8 @@ class Block:
 
     bare: `open` belongs to the call itself, so it counts only where a call really follows, of a declared tool.
     single: an opening is followed by one call only, unless it is a list. brackets: the calls may stand in a JSON or
-    Python list. separators: may stand between calls. pad: white space that the template writes inside the markers.
+    Python list; listed: the template writes them so. separators: may stand between calls. pad: white space that the
+    template writes inside the markers.
     """
 
     open: tuple[str, ...]
@@ -122,6 +123,7 @@ class Block:
     bare: Bare | None = None
     single: bool = False
     brackets: bool = False
+    listed: bool = False
     separators: str = ",;"
     pad: str = ""
 

@@ -20,7 +20,11 @@ LFM2: Final = Format(
     name="lfm2",
     signs=(("<|tool_call_start|>",),),
     reasoning=THINK,
-    blocks=(Block(open=("<|tool_call_start|>",), close=("<|tool_call_end|>",), calls=(_PYTHON,), brackets=True),),
+    blocks=(
+        Block(
+            open=("<|tool_call_start|>",), close=("<|tool_call_end|>",), calls=(_PYTHON,), brackets=True, listed=True
+        ),
+    ),
 )
 
 OLMO_3: Final = Format(
@@ -35,8 +39,8 @@ PYTHONIC: Final = Format(
     signs=(("[func_name",),),
     reasoning=THINK,
     blocks=(
-        Block(open=("<|python_start|>",), close=("<|python_end|>",), calls=(_PYTHON,), brackets=True),
-        Block(open=("[",), calls=(_PYTHON,), brackets=True, bare=Bare.LINE),
+        Block(open=("<|python_start|>",), close=("<|python_end|>",), calls=(_PYTHON,), brackets=True, listed=True),
+        Block(open=("[",), calls=(_PYTHON,), brackets=True, listed=True, bare=Bare.LINE),
     ),
 )
 

@@ -33,7 +33,9 @@ MISTRAL: Final = Format(
     name="mistral",
     signs=(("[TOOL_CALLS]",), ("[INST]", "[THINK]")),
     reasoning=Reasoning(open=("[THINK]",), close=("[/THINK]",), anywhere=True),
-    blocks=(Block(open=("[TOOL_CALLS]",), calls=(_MISTRAL_NAMED, _MISTRAL_LIST), brackets=True, single=True),),
+    blocks=(
+        Block(open=("[TOOL_CALLS]",), calls=(_MISTRAL_NAMED, _MISTRAL_LIST), brackets=True, listed=True, single=True),
+    ),
     ids=Id.NINE,
 )
 
@@ -126,7 +128,7 @@ FUNCTIONARY: Final = Format(
             calls=(TextCall(open=("<function=",), name_end=(">",), arguments=JsonArguments(), close=("</function>",)),),
             bare=Bare.ANYWHERE,
         ),
-        Block(open=("[",), calls=(JsonCall(),), brackets=True, bare=Bare.ANYWHERE),
+        Block(open=("[",), calls=(JsonCall(),), brackets=True, listed=True, bare=Bare.ANYWHERE),
     ),
     headers=(
         Header(

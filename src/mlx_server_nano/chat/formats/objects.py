@@ -22,7 +22,15 @@ GRANITE_3: Final = Format(
         open=("<think>", "Here is my thought process:"),
         close=("</think>", "Here is my response:"),
     ),
-    blocks=(Block(open=("<|tool_call|>", "<tool_call>"), close=("</tool_call>",), calls=(JsonCall(),), brackets=True),),
+    blocks=(
+        Block(
+            open=("<|tool_call|>", "<tool_call>"),
+            close=("</tool_call>",),
+            calls=(JsonCall(),),
+            brackets=True,
+            listed=True,
+        ),
+    ),
     ignored=("<response>", "</response>", "<|end_of_text|>"),
 )
 
@@ -36,14 +44,18 @@ HUNYUAN: Final = Format(
     name="hunyuan",
     signs=(("<tool_calls>", "<answer>"),),
     reasoning=THINK,
-    blocks=(Block(open=("<tool_calls>",), close=("</tool_calls>",), calls=(JsonCall(),), brackets=True),),
+    blocks=(Block(open=("<tool_calls>",), close=("</tool_calls>",), calls=(JsonCall(),), brackets=True, listed=True),),
     ignored=("<answer>", "</answer>"),
 )
 
 JAMBA: Final = Format(
     name="jamba",
     signs=(("<tool_calls>", "<|bom|>"),),
-    blocks=(Block(open=("<tool_calls>",), close=("</tool_calls>",), calls=(JsonCall(),), brackets=True, pad="\n"),),
+    blocks=(
+        Block(
+            open=("<tool_calls>",), close=("</tool_calls>",), calls=(JsonCall(),), brackets=True, listed=True, pad="\n"
+        ),
+    ),
 )
 
 XLAM: Final = Format(
@@ -55,8 +67,9 @@ XLAM: Final = Format(
             close=("</tool_call>", "```"),
             calls=(JsonCall(),),
             brackets=True,
+            listed=True,
         ),
-        Block(open=("[",), calls=(JsonCall(),), brackets=True, bare=Bare.ANYWHERE),
+        Block(open=("[",), calls=(JsonCall(),), brackets=True, listed=True, bare=Bare.ANYWHERE),
     ),
 )
 
@@ -69,7 +82,7 @@ INTERNLM: Final = Format(
 PHI_4_MINI: Final = Format(
     name="phi-4-mini",
     signs=(("functools[",), ("<|tool|>", "<|/tool|>")),
-    blocks=(Block(open=("functools",), calls=(JsonCall(),), brackets=True),),
+    blocks=(Block(open=("functools",), calls=(JsonCall(),), brackets=True, listed=True),),
 )
 
 APERTUS: Final = Format(
@@ -77,7 +90,11 @@ APERTUS: Final = Format(
     signs=(("<|tools_prefix|>",),),
     blocks=(
         Block(
-            open=("<|tools_prefix|>",), close=("<|tools_suffix|>",), calls=(JsonCall(name_is_key=True),), brackets=True
+            open=("<|tools_prefix|>",),
+            close=("<|tools_suffix|>",),
+            calls=(JsonCall(name_is_key=True),),
+            brackets=True,
+            listed=True,
         ),
     ),
 )
@@ -104,6 +121,7 @@ COMMAND_R7B: Final = Format(
             close=("<|END_ACTION|>", "```"),
             calls=(JsonCall(name=("tool_name",), arguments=("parameters",), id=()),),
             brackets=True,
+            listed=True,
             pad="\n",
         ),
     ),

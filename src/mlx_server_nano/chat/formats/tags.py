@@ -1,4 +1,5 @@
-"""Calls made of tags: Qwen3-Coder and later, Nemotron, Step, Seed-OSS, GLM, LongCat, Hunyuan V3, MiniMax, DeepSeek's DSML, MiniCPM, Muse, Kimi K3."""
+"""Calls made of tags: Qwen3-Coder and later, Nemotron, Step, Seed-OSS, GLM, LongCat, Hunyuan V3, MiniMax, DeepSeek's DSML,
+MiniCPM, Muse, Kimi K3."""
 
 from __future__ import annotations
 
@@ -16,7 +17,6 @@ from mlx_server_nano.chat.formats.base import (
     TagArguments,
     TextCall,
 )
-
 
 _FUNCTION: Final = TextCall(
     open=("<function=",),
