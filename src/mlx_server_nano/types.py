@@ -58,10 +58,13 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ChatPrompt(Struct, frozen=True, kw_only=True, tag="chat"):
-    """Messages to be rendered with the model's chat template. `template_kwargs` go to the template as they are."""
+    """Messages to be rendered with the model's chat template, already in the form that it wants (see `chat.prepare`).
 
-    messages: tuple[Message, ...]
-    tools: tuple[Tool, ...] = ()
+    messages, tools, template_kwargs go to the template as they are; tools None: the template's variable is none.
+    """
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] | None = None
     template_kwargs: dict[str, Any] = {}
 
 
