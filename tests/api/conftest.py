@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import pytest
 
 from mlx_server_nano.api.app import build_app
 from mlx_server_nano.api.gate import Gate
+from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.cli.server import Server, listen
 from mlx_server_nano.config import Settings
-from tests.api.fakes import FakeCatalog, FakeManager
+from tests.api.fakes import FakeCatalog, FakeManager, chat_model
 
 SCHEMAS = Path(__file__).parents[2].parent / "shared/assets/openai/openai_subset.json"
 
@@ -123,3 +125,27 @@ def validate() -> Callable[[object, str], None]:
         jsonschema.Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": document["$defs"]}).validate(value)
 
     return validate
+
+
+@dataclass(frozen=True)
+class LeaseOf:
+    """As much of a lease as an encoder asks for."""
+
+    chat: ChatModel
+
+
+HERMES = """{% if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>
+<tool_call>{"name": <name>, "arguments": <arguments>}</tool_call>{% endif %}
+{% for message in messages %}{{ message.role }}: {{ message.content }}
+{% for call in message.tool_calls or [] %}<tool_call>{"name": "{{ call.function.name }}", "arguments": \
+{{ call.function.arguments | tojson }}}</tool_call>{% endfor %}{% endfor %}<think>"""
+
+
+@pytest.fixture(scope="session")
+def plain() -> Any:
+    return LeaseOf(chat_model("{% for message in messages %}{{ message.content }}{% endfor %}"))
+
+
+@pytest.fixture(scope="session")
+def hermes() -> Any:
+    return LeaseOf(chat_model(HERMES))

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.errors import ModelNotFoundError
 from mlx_server_nano.models.catalog import AvailableModel
 from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.protocol import Delta, Event, Started
-from mlx_server_nano.types import FinishReason, GenerationRequest
+from mlx_server_nano.types import FinishReason, GenerationRequest, ModelInfo
 
 
 class State(StrEnum):
@@ -50,6 +51,7 @@ class Script:
     play: Callable[[GenerationRequest], list[Beat]] = echo
     opening: list[Beat] = field(default_factory=list)
     refusal: Exception | None = None
+    template: str = "{% for message in messages %}{{ message.role }}: {{ message.content }}{% endfor %}"
 
 
 async def perform(beat: Beat) -> list[Event]:
@@ -83,9 +85,26 @@ class FakeGeneration:
             self._manager.cancelled.append(self._request)
 
 
+def chat_model(template: str) -> ChatModel:
+    return ChatModel(
+        ModelInfo(
+            model_type="fake",
+            context_length=100,
+            vocab_size=10,
+            weights_bytes=1,
+            chat_template=template,
+            chats=True,
+            special_tokens={},
+            batchable=True,
+            load_seconds=0.0,
+        )
+    )
+
+
 class FakeLease:
     def __init__(self, manager: FakeManager, name: str, script: Script) -> None:
         self.model_id = name
+        self.chat = chat_model(script.template)
         self._manager = manager
         self._script = script
 

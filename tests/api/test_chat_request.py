@@ -5,21 +5,22 @@ import pytest
 
 from mlx_server_nano.api.chat_request import ChatOptions, decode
 from mlx_server_nano.api.sampling import MAX_LOGIT_BIAS_ENTRIES
+from mlx_server_nano.chat.request import AnswerFormat, CallMode, ChatRequest, Thinking, ToolChoice
 from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
-from mlx_server_nano.types import ChatPrompt, GenerationRequest, Message, Role, Sampling
+from mlx_server_nano.types import Message, Role, Sampling, Tool
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 SETTINGS = Settings()
 
 
-def decoded(**fields: Any) -> tuple[GenerationRequest, ChatOptions]:
+def decoded(**fields: Any) -> tuple[ChatRequest, ChatOptions]:
     return decode(json.dumps({"model": "m", "messages": MESSAGES, **fields}).encode(), SETTINGS)
 
 
 def test_defaults():
     request, options = decoded()
-    assert request == GenerationRequest(prompt=ChatPrompt(messages=(Message(role=Role.USER, content="hi"),)))
+    assert request == ChatRequest(messages=(Message(role=Role.USER, content="hi"),))
     assert (options.model, options.stream, options.include_usage) == ("m", False, False)
 
 
@@ -137,14 +138,13 @@ def test_required(missing):
 
 
 TOOL = {"type": "function", "function": {"name": "f"}}
+NAMED = {"type": "function", "function": {"name": "f"}}
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tools", [TOOL]), ("tools", 5), ("tool_choice", "auto"), ("tool_choice", "required"), ("functions", [{"name": "f"}]),
-        ("function_call", "auto"), ("response_format", {"type": "json_object"}), ("response_format", "text"),
-        ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}), ("modalities", ["text", "audio"]),
+        ("functions", [{"name": "f"}]), ("function_call", "auto"), ("modalities", ["text", "audio"]),
         ("audio", {"voice": "x", "format": "wav"}), ("prediction", {"type": "content", "content": "x"}),
         ("web_search_options", {}),
     ],
@@ -158,8 +158,8 @@ def test_refused_not_ignored(name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tools", []), ("tool_choice", "none"), ("functions", []), ("function_call", "none"), ("modalities", ["text"]),
-        ("response_format", {"type": "text"}), ("parallel_tool_calls", False), ("parallel_tool_calls", True),
+        ("tools", []), ("functions", []), ("function_call", "none"), ("modalities", ["text"]),
+        ("response_format", {"type": "text"}), ("parallel_tool_calls", True),
     ],
 )  # fmt: skip
 def test_what_asks_for_nothing_is_accepted(name, value):
@@ -167,15 +167,84 @@ def test_what_asks_for_nothing_is_accepted(name, value):
 
 
 @pytest.mark.parametrize(
-    ("fields", "kwargs"),
+    ("fields", "choice"),
     [
-        ({"reasoning_effort": "high"}, {"reasoning_effort": "high"}),
-        ({"reasoning_effort": "none"}, {"enable_thinking": False}),
-        ({"chat_template_kwargs": {"enable_thinking": True, "x": [1]}}, {"enable_thinking": True, "x": [1]}),
-        ({"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}}, {"enable_thinking": True}),
+        ({}, ToolChoice()),
+        ({"parallel_tool_calls": False}, ToolChoice(parallel=False)),
+        ({"tool_choice": "none"}, ToolChoice(mode=CallMode.NONE)),
+        ({"tool_choice": "auto"}, ToolChoice()),
+        ({"tool_choice": "required"}, ToolChoice(mode=CallMode.REQUIRED)),
+        ({"tool_choice": NAMED}, ToolChoice(mode=CallMode.REQUIRED, only=frozenset("f"))),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}},
+            ToolChoice(only=frozenset("f")),
+        ),
     ],
 )
-def test_template_kwargs(fields, kwargs):
-    prompt = decoded(**fields)[0].prompt
-    assert isinstance(prompt, ChatPrompt)
-    assert prompt.template_kwargs == kwargs
+def test_tool_choice(fields, choice):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}
+    request = decoded(tools=[tool], **fields)[0]
+    assert request.tools == (Tool(name="f", parameters={"type": "object"}, strict=True),)
+    assert request.choice == choice
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": 5}, "tools"), ({"tools": [5]}, "tools.0"), ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"), ({"tools": [TOOL, TOOL]}, "tools.1.function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": 1}}]}, "tools.0.function.parameters"),
+        ({"tool_choice": "auto"}, "tool_choice"), ({"tool_choice": NAMED}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice.function.name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.type"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+            "tool_choice.allowed_tools.tools",
+        ),
+        ({"response_format": "text"}, "response_format"), ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}, "response_format.json_schema.name"),
+        ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex"),
+        ({"thinking_budget": -1}, "thinking_budget"),
+    ],
+)  # fmt: skip
+def test_bad_tools_and_formats(fields, param):
+    with pytest.raises(InvalidRequestError) as caught:
+        decoded(**fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer"),
+    [
+        ({"response_format": {"type": "json_object"}}, AnswerFormat()),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array"}}}},
+            AnswerFormat(schema={"type": "array"}),
+        ),
+        ({"guided_regex": "a+"}, AnswerFormat(regex="a+")),
+        ({"guided_grammar": "start: /a/"}, AnswerFormat(grammar="start: /a/")),
+    ],
+)
+def test_answer_formats(fields, answer):
+    assert decoded(**fields)[0].answer == answer
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinking", "kwargs"),
+    [
+        ({"reasoning_effort": "high"}, Thinking(effort="high"), {}),
+        ({"reasoning_effort": "none"}, Thinking(enabled=False), {}),
+        ({"thinking_budget": 5}, Thinking(budget=5), {}),
+        (
+            {"chat_template_kwargs": {"enable_thinking": True, "x": [1]}},
+            Thinking(),
+            {"enable_thinking": True, "x": [1]},
+        ),
+    ],
+)
+def test_thinking(fields, thinking, kwargs):
+    request = decoded(**fields)[0]
+    assert (request.thinking, request.template_kwargs) == (thinking, kwargs)

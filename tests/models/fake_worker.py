@@ -47,6 +47,8 @@ INFO = ModelInfo(
     vocab_size=10,
     weights_bytes=1,
     chat_template=None,
+    chats=False,
+    special_tokens={},
     batchable=True,
     load_seconds=0.0,
 )

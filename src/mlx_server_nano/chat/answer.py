@@ -67,12 +67,12 @@ class Answers:
         deltas = machine.feed(event.text)
         if event.finish is not None:
             deltas += machine.finish()
+        self.usage.completion += event.tokens
+        if isinstance(deltas[0], ReasoningDelta) if deltas else self._reasoning[choice]:
+            self.usage.reasoning += event.tokens
         for delta in deltas:
             self._reasoning[choice] = isinstance(delta, ReasoningDelta)
             self._called[choice] |= isinstance(delta, CallStart)
-        self.usage.completion += event.tokens
-        if self._reasoning[choice]:
-            self.usage.reasoning += event.tokens
         finish = event.finish
         if finish is FinishReason.STOP and self._called[choice]:
             finish = FinishReason.TOOL_CALLS

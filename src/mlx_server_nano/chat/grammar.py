@@ -39,15 +39,20 @@ def call_grammar(
     special_tokens: Mapping[str, int],
     required: bool,
     parallel: bool,
+    answer: str | None = None,
     starts_in_reasoning: bool = False,
 ) -> str:
     """A grammar for calls of these tools.
 
     required: the answer is a call, after reasoning if the model reasons. Otherwise it is free until a call begins; from
-    there on the call must be right. parallel: more calls may follow. special_tokens: the tokens that the grammar engine
-    keeps apart from text, by name. The arguments validate against each tool's `parameters`.
+    there on the call must be right. answer: it is not free, but either calls or this body, a Lark expression. parallel:
+    more calls may follow. special_tokens: the tokens that the grammar engine keeps apart from text, by name. The
+    arguments validate against each tool's `parameters`.
     """
-    return _Writer(format, special_tokens).calls(tools, required, parallel, starts_in_reasoning)
+    writer = _Writer(format, special_tokens)
+    if answer is not None and not required:
+        return writer.calls_or_answer(tools, parallel, answer, starts_in_reasoning)
+    return writer.calls(tools, required, parallel, starts_in_reasoning)
 
 
 def answer_grammar(
@@ -91,9 +96,16 @@ class _Writer:
         return self._grammar(f"{self._reasoning(inside)} {self._free(tools, parallel)}")
 
     def answer(self, body: str, inside: bool) -> str:
+        return self._grammar(f"{self._reasoning(inside)} {self._content(body)}")
+
+    def calls_or_answer(self, tools: Sequence[Tool], parallel: bool, body: str, inside: bool) -> str:
+        calls = self._rule("calls", self._blocks(tools, self._call_header(), parallel))
+        return self._grammar(f"{self._reasoning(inside)} ({calls} | {self._rule('content', self._content(body))})")
+
+    def _content(self, body: str) -> str:
         header = self._call_header()
         head = self._literal(header.writes[Route.CONTENT]) if header is not None else ""
-        return self._grammar(f"{self._reasoning(inside)} {head} {self._rule('answer', body)}")
+        return f"{head} {self._rule('answer', body)}"
 
     def _grammar(self, start: str) -> str:
         return "\n".join([f"start: {' '.join(start.split())}", *self._rules, ""])

@@ -52,11 +52,11 @@ class ChatRequest:
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
-    choice: ToolChoice = ToolChoice()
+    choice: ToolChoice = field(default_factory=ToolChoice)
     answer: AnswerFormat | None = None
-    thinking: Thinking = Thinking()
+    thinking: Thinking = field(default_factory=Thinking)
     template_kwargs: dict[str, Any] = field(default_factory=dict)
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
