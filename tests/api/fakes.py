@@ -76,6 +76,7 @@ class FakeGeneration:
         return self._open == 0
 
     async def next(self, timeout: float | None = None) -> list[Event]:
+        await asyncio.sleep(0)  # as a worker's events come from the loop
         events = await perform(next(self._beats))
         self._open -= sum(isinstance(event, Delta) and event.finish is not None for event in events)
         return events
