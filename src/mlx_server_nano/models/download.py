@@ -14,6 +14,7 @@ import msgspec
 
 from mlx_server_nano.errors import HubUnavailableError, from_failure
 from mlx_server_nano.models.fetch import ABORT_GRACE, Fetched, Message, Progress, Refused
+from mlx_server_nano.models.process import spawn
 
 LOG_INTERVAL: Final = 5.0  # seconds between two lines about one download
 
@@ -32,9 +33,7 @@ async def download(
     command = [sys.executable, "-P", "-m", "mlx_server_nano.models.fetch", repository, str(cache_dir)]
     if trust_remote_code:
         command.append("--trust-remote-code")
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
-    )
+    process = await spawn(*command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
     try:
         return await _follow(process, repository, on_progress)
     finally:

@@ -85,8 +85,8 @@ class Manager:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._spares.close()
-        workers = [slot.worker for slot in (*self._slots.values(), *self._leaving) if slot.worker is not None]
-        await asyncio.gather(*(worker.stop() for worker in workers))
+        leaving, staying = list(self._leaving), list(self._slots.values())
+        await asyncio.gather(*map(self._stop, leaving), *map(self._unload, staying))
 
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[Lease]:

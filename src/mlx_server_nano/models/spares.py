@@ -24,13 +24,10 @@ class Spares:
     intervals; so it is when a waiting worker dies. device: what the last worker said that it runs on.
     """
 
-    def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], *, keep: bool, first_delay: float = FIRST_DELAY
-    ) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, keep: bool) -> None:
         self._command = command
         self._environment = environment
         self._keep = keep
-        self._first_delay = first_delay
         self._failures = 0
         self._spare: Worker | None = None
         self._filling: asyncio.Task[None] | None = None
@@ -108,7 +105,7 @@ class Spares:
             self._retry_later("a waiting worker process died")
 
     def _retry_later(self, reason: str) -> None:
-        delay = min(self._first_delay * 2**self._failures, LAST_DELAY)
+        delay = min(FIRST_DELAY * 2**self._failures, LAST_DELAY)
         self._failures += 1
         _log.error("%s; next try in %g s", reason, delay)
         if self._retry is None and not self._closed:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from mlx_server_nano.errors import WorkerDiedError, from_failure
 from mlx_server_nano.models.generation import Generation
+from mlx_server_nano.models.process import spawn
 from mlx_server_nano.protocol import (
     Cancel,
     Device,
@@ -80,14 +81,13 @@ class Worker:
                 lambda: _Wire(self._received, self._closed), sock=ours
             )
             try:
-                self._process = await asyncio.create_subprocess_exec(
+                self._process = await spawn(
                     *command,
                     "--fd",
                     str(theirs.fileno()),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     env=dict(environment),
-                    start_new_session=True,  # Ctrl-C is for the gateway, which lets running requests finish
                 )
             except BaseException:
                 self._transport.abort()
