@@ -13,9 +13,10 @@ from typing import Final, cast
 import msgspec
 
 from mlx_server_nano.errors import HubUnavailableError, from_failure
-from mlx_server_nano.models.fetch import ABORT_GRACE, Fetched, Message, Progress, Refused
+from mlx_server_nano.models.fetch import Fetched, Message, Progress, Refused
 from mlx_server_nano.models.process import spawn
 
+END_GRACE: Final = 5.0  # seconds for the process to remove its partial files
 LOG_INTERVAL: Final = 5.0  # seconds between two lines about one download
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     """End of input stops the child; it removes its partial files first."""
     cast(asyncio.StreamWriter, process.stdin).close()
     try:
-        await asyncio.wait_for(process.wait(), ABORT_GRACE + 1)
+        await asyncio.wait_for(process.wait(), END_GRACE)
     except TimeoutError:
         process.kill()
         await process.wait()

@@ -12,6 +12,7 @@ snapshot that has all its weights has everything.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 HUB_TIMEOUT: Final = 30.0  # seconds for the first question to the Hub
 REPORT_INTERVAL: Final = 0.25  # seconds between two Progress messages
-ABORT_GRACE: Final = 5.0  # seconds for huggingface_hub to remove its partial files
 
 
 class Progress(Struct, frozen=True, tag="progress"):
@@ -57,17 +57,12 @@ class Refused(Struct, frozen=True, tag="refused"):
 Message = Progress | Fetched | Refused
 
 
-class AbortedError(Exception):
-    """Nobody wants the download any more."""
-
-
 class Meter:
-    """Counts bytes for the parent. `add` is called by huggingface_hub's threads, and raises AbortedError once `stop` was."""
+    """Counts bytes for the parent. `add` is called by huggingface_hub's threads."""
 
     def __init__(self, report: Callable[[Progress], None]) -> None:
         self._report = report
         self._lock = threading.Lock()
-        self._stopped = False
         self._done = 0
         self._total = 0
         self._next = 0.0
@@ -77,16 +72,11 @@ class Meter:
         self._report(Progress(done, total))
 
     def add(self, count: int) -> None:
-        if self._stopped:
-            raise AbortedError
         with self._lock:
             self._done += count
             if self._total and time.monotonic() >= self._next:
                 self._next = time.monotonic() + REPORT_INTERVAL
                 self._report(Progress(min(self._done, self._total), self._total))
-
-    def stop(self) -> None:
-        self._stopped = True
 
 
 def progress_bar(meter: Meter) -> type[Any]:
@@ -100,7 +90,8 @@ def progress_bar(meter: Meter) -> type[Any]:
             super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> None:
-            meter.add(int(n or 0) if self._counts else 0)
+            if self._counts:
+                meter.add(int(n or 0))
 
     return Bar
 
@@ -145,7 +136,7 @@ def main(repository: str, cache_dir: str, *flags: str) -> None:
     messages = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     meter = Meter(lambda progress: _send(messages, progress))
-    threading.Thread(target=_abort_with_parent, args=(meter,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(Path(cache_dir),), daemon=True).start()
     message: Message
     try:
         message = fetch(repository, Path(cache_dir), meter, trust_remote_code="--trust-remote-code" in flags)
@@ -160,11 +151,27 @@ def _send(messages: BinaryIO, message: Message) -> None:
     messages.write(msgspec.json.encode(message) + b"\n")
 
 
-def _abort_with_parent(meter: Meter) -> None:
+def _end_with_parent(cache_dir: Path) -> None:
     os.read(0, 1)  # not sys.stdin: the interpreter would wait a second for its lock at exit
-    meter.stop()
-    time.sleep(ABORT_GRACE)
+    _remove_partial_files(cache_dir)
     os._exit(1)
+
+
+def _remove_partial_files(cache_dir: Path) -> None:
+    """Remove the unfinished files that this process has open; another one's look the same. huggingface_hub would not
+    go on with them either: it names each one anew."""
+    opened = set()
+    for descriptor in Path("/dev/fd").iterdir():  # Linux and macOS
+        with contextlib.suppress(OSError):
+            opened.add(_identity(os.fstat(int(descriptor.name))))
+    for file in cache_dir.glob("models--*/blobs/*.incomplete"):
+        with contextlib.suppress(OSError):
+            if _identity(file.stat()) in opened:
+                file.unlink()
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
 
 
 if __name__ == "__main__":
