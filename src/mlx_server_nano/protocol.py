@@ -1,7 +1,7 @@
 """What the gateway and a worker say to each other.
 
-They share a stream socket pair. A frame is a 4-byte big-endian length and a msgpack body: one `ToWorker` in one direction,
-one `ToGateway` in the other. A worker's life:
+They share a stream socket pair. A frame is a 4-byte big-endian length and a msgpack body: one `ToWorker` in one
+direction, one `ToGateway` in the other. A worker's life:
 
     worker                            gateway
     Ready(device)            ->                     imports are done; a spare waits here
@@ -11,8 +11,8 @@ one `ToGateway` in the other. A worker's life:
                              <-       Generate(request_id, request)* and Cancel(request_id)*
     Step(events)*            ->                     one frame per engine step, all rows together
 
-For each request a worker sends `Started`, then `Delta`s, the last one of each choice with a finish reason; or `Failed` at any
-point, and nothing after it. A cancelled request gets nothing more. Either side's end of file ends the worker.
+For each request a worker sends `Started`, then `Delta`s, the last one of each choice with a finish reason; or `Failed`
+at any point, and nothing after it. A cancelled request gets nothing more. Either side's end of file ends the worker.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _HEADER: Final = struct.Struct(">I")
 class LoadOptions(Struct, frozen=True, kw_only=True):
     """How a worker runs its model.
 
-    default_temperature: the operator's, for requests that name none; None: the model's generation_config.json, else 0.7.
-    max_rows: sequences that decode together. prefill_chunk, busy_prefill_chunk: prompt tokens per engine step while
-    nothing or something decodes. log_name stands in the worker's log lines.
-    """
+    default_temperature: the operator's, for requests that name none; None: the model's generation_config.json, else
+    0.7. max_rows: sequences that decode together. prefill_chunk, busy_prefill_chunk: prompt tokens per engine step
+    while nothing or something decodes. log_name stands in the worker's log lines.
+    prefix_cache_bytes: for caches of earlier prompts and answers; 0: none; None: a tenth of the memory."""
 
     log_name: str
     default_temperature: float | None = None
@@ -44,6 +44,7 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     prefill_chunk: int = 2048
     busy_prefill_chunk: int = 512
     trust_remote_code: bool = False
+    prefix_cache_bytes: int | None = None
 
 
 class Load(Struct, frozen=True, array_like=True, tag="load"):

@@ -58,10 +58,13 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ChatPrompt(Struct, frozen=True, kw_only=True, tag="chat"):
-    """Messages to be rendered with the model's chat template. `template_kwargs` go to the template as they are."""
+    """Messages to be rendered with the model's chat template, already in the form that it wants (see `chat.prepare`).
 
-    messages: tuple[Message, ...]
-    tools: tuple[Tool, ...] = ()
+    messages, tools, template_kwargs go to the template as they are; tools None: the template's variable is none.
+    """
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] | None = None
     template_kwargs: dict[str, Any] = {}
 
 
@@ -98,6 +101,19 @@ class Sampling(Struct, frozen=True, kw_only=True, omit_defaults=True):
     seed: int | None = None
 
 
+class Constraint(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the output must follow: a grammar in llguidance's Lark dialect.
+
+    `in_reasoning` takes its place if the rendered prompt ends inside the model's reasoning, which is so when the last
+    `reasoning_open` in it has no `reasoning_close` behind it.
+    """
+
+    grammar: str
+    in_reasoning: str | None = None
+    reasoning_open: str = ""
+    reasoning_close: str = ""
+
+
 class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that a worker needs to answer a request; every dialect decodes to this.
 
@@ -105,6 +121,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop: strings that end a choice and are not part of it.
     n: how many choices, from one prefill.
     logprobs: None: none wanted; k: the chosen token's log-probability and the k most likely alternatives'.
+    constraint: a grammar that every choice follows, whatever the sampling.
     """
 
     prompt: Prompt
@@ -113,6 +130,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop: tuple[str, ...] = ()
     n: int = 1
     logprobs: int | None = None
+    constraint: Constraint | None = None
 
 
 class Alternative(Struct, frozen=True, array_like=True):

@@ -184,6 +184,7 @@ class Manager:
             prefill_chunk=self._settings.prefill_chunk,
             busy_prefill_chunk=self._settings.busy_prefill_chunk,
             trust_remote_code=self._settings.trust_remote_code,
+            prefix_cache_bytes=self._settings.prefix_cache_memory,
         )
 
     async def _admit(self, slot: Slot, folder: Path) -> None:

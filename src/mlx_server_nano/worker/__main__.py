@@ -1,0 +1,83 @@
+"""A worker process: `python -m mlx_server_nano.worker --fd N`, started by the gateway with its socket as file
+descriptor N."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from mlx_server_nano.protocol import Cancel, Generate, Load, Loaded, LoadFailed, LoadProgress, Ready, ToWorker
+from mlx_server_nano.worker.channel import Channel, Inbox
+
+_LOG = logging.getLogger("mlx_server_nano.worker")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--log-level", default="INFO")
+    arguments = parser.parse_args()
+    # Ctrl-C reaches the whole process group; the gateway decides when a worker ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(
+        stream=sys.stderr, level=arguments.log_level, format="%(asctime)s %(levelname)s worker: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # These imports take seconds; a spare worker has done them before a model is asked for.
+    from mlx_server_nano.errors import ModelLoadError, ServerError
+    from mlx_server_nano.worker import loader, memory
+    from mlx_server_nano.worker.engine import Engine, Incoming
+    from mlx_server_nano.worker.grammar import GrammarCompiler
+    from mlx_server_nano.worker.prompts import Preparer, Tokenizing
+
+    channel = Channel(arguments.fd)
+    loads: Inbox[Load] = Inbox()
+    inbox: Inbox[Incoming] = Inbox()
+    loaded_event = threading.Event()
+    preparers: list[Preparer] = []
+
+    def deliver(message: ToWorker) -> None:
+        if isinstance(message, Load):
+            loads.put(message)
+            return
+        loaded_event.wait()
+        if isinstance(message, Generate):
+            preparers[0].submit(message)
+        elif isinstance(message, Cancel):
+            preparers[0].cancel(message.request_id)
+            inbox.put(message)
+
+    channel.start(deliver)
+    channel.send(Ready(memory.device()))
+    (load,) = loads.take(wait=True)
+    memory.wire()
+    try:
+        loaded = loader.load(Path(load.path), load.options, lambda fraction: channel.send(LoadProgress(fraction)))
+    except ServerError as error:
+        channel.send(LoadFailed(error.to_failure()))
+        return
+    except Exception as error:
+        _LOG.exception("Loading failed")
+        channel.send(LoadFailed(ModelLoadError(f"Loading failed: {error}").to_failure()))
+        return
+    tokenizing = Tokenizing(
+        loaded.tokenizer,
+        loaded.apply_template,
+        GrammarCompiler(loaded.tokenizer, vocab_size=loaded.info.vocab_size, eos_ids=loaded.eos_ids),
+        context_length=loaded.info.context_length,
+        vocab_size=loaded.info.vocab_size,
+        find_branches=not loaded.cuttable,
+    )
+    preparers.append(Preparer(tokenizing, inbox.put))
+    preparers[0].start()
+    loaded_event.set()
+    channel.send(Loaded(loaded.info))
+    Engine(loaded, load.options, channel, inbox).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""The engine loop: continuous batching on one thread, the only one that touches MLX.
+
+A turn: take in what came; settle the batch and launch every group's forward pass; only then read the tokens of the last
+step, which the device has finished by now; sample; work on prompts within the budget; post what there is to say. So the
+device always has a step to run while the host looks at the last one's tokens and computes the masks of grammars."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_server_nano.errors import Failure
+from mlx_server_nano.protocol import Cancel, Event, Failed, LoadOptions, Started, Step
+from mlx_server_nano.worker import memory, slots
+from mlx_server_nano.worker.channel import Channel, Inbox
+from mlx_server_nano.worker.detokenizer import make_detokenizer
+from mlx_server_nano.worker.grammar import Masks
+from mlx_server_nano.worker.group import Batch, Group, Row
+from mlx_server_nano.worker.loader import LoadedModel
+from mlx_server_nano.worker.logprobs import LogprobReader
+from mlx_server_nano.worker.reuse import Reuse
+from mlx_server_nano.worker.scheduler import Prefill, Prepared, Scheduler
+from mlx_server_nano.worker.sequence import Sequence
+
+_LOG = logging.getLogger(__name__)
+
+_PADDING_BYTES = 256 << 20
+_CLEAR_EVERY = 256
+
+Incoming = Prepared | Cancel | tuple[int, Failure]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step on its way: tokens `[rows]`, lazy, for these sequences."""
+
+    group: Group
+    tokens: mx.array
+    sequences: list[Sequence]
+    logprobs: LogprobReader | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A forward pass on its way; its step waits for the last tokens if a grammar does."""
+
+    group: Group
+    logits: mx.array
+    step: _Step | None
+
+
+class Engine:
+    def __init__(self, loaded: LoadedModel, options: LoadOptions, channel: Channel, inbox: Inbox[Incoming]) -> None:
+        self._loaded = loaded
+        self._options = options
+        self._channel = channel
+        self._inbox = inbox
+        self._scheduler = Scheduler(options.max_rows)
+        per_token = loaded.kv_bytes_per_token or 1
+        self._reuse = Reuse(loaded.new_caches, memory.prefix_budget(options.prefix_cache_bytes))
+        self._batch = Batch(
+            loaded.model,
+            self._reuse,
+            vocab_size=loaded.info.vocab_size,
+            batchable=loaded.info.batchable,
+            padding_limit=max(loaded.info.weights_bytes, _PADDING_BYTES) // per_token,
+        )
+        self._masks = Masks(loaded.info.vocab_size)
+        self._joining: list[Row] = []
+        self._launched: list[_Step] = []
+        self._events: list[Event] = []
+        self._turns = 0
+
+    def run(self) -> None:
+        """Until the process ends: see `Channel`."""
+        while True:
+            self.turn(wait=self.idle)
+
+    @property
+    def idle(self) -> bool:
+        return self._scheduler.idle and not self._joining and not self._launched and not self._batch.rows
+
+    def turn(self, *, wait: bool) -> None:
+        for message in self._inbox.take(wait=wait):
+            self._take_in(message)
+        passes = list(self._launch())
+        self._read(self._launched)
+        self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
+        self._prefill()
+        self._post()
+        self._turns += 1
+        if self._turns % _CLEAR_EVERY == 0:
+            mx.clear_cache()
+
+    def _take_in(self, message: Incoming) -> None:
+        if isinstance(message, Prepared):
+            self._scheduler.add(message)
+        elif isinstance(message, Cancel):
+            self._cancel(message.request_id)
+        else:
+            self._events.append(Failed(*message))
+
+    def _cancel(self, request_id: int) -> None:
+        prefill = self._scheduler.cancel(request_id)
+        if prefill is not None:
+            done = prefill.prepared.ids[: prefill.done]
+            self._reuse.finish(prefill.lease, done, lambda: prefill.caches)
+        for sequence in self._sequences():
+            if sequence.request_id == request_id:
+                sequence.cancelled = True
+        # A step in flight is read only for rows that are not done, so the cancelled ones get nothing more.
+        self._events = [event for event in self._events if event.request_id != request_id]
+
+    def _sequences(self) -> Iterator[Sequence]:
+        yield from (row.sequence for row in self._joining)
+        for group in self._batch.groups:
+            yield from group.sequences
+        for launched in self._launched:
+            yield from launched.sequences
+
+    def _launch(self) -> Iterator[_Pass]:
+        """Every group's forward pass, and its sampling too where no grammar waits for the last tokens."""
+        joining, self._joining = self._joining, []
+        self._batch.settle(joining)
+        for group in list(self._batch.groups):
+            try:
+                logits = group.forward()
+                if any(group.grammars):
+                    mx.async_eval(logits)
+                    yield _Pass(group, logits, None)
+                else:
+                    yield _Pass(group, logits, self._sample(group, logits, None))
+            except Exception as error:
+                self._fail_group(group, group.sequences, error)
+
+    def _complete(self, launch: _Pass) -> _Step | None:
+        if launch.step is not None:
+            return launch.step
+        group = launch.group
+        try:
+            allowed = self._masks.fill(group.grammars)
+            return self._sample(group, launch.logits, mx.array(allowed))
+        except Exception as error:
+            self._fail_group(group, group.sequences, error)
+            return None
+
+    def _sample(self, group: Group, logits: mx.array, allowed: mx.array | None) -> _Step:
+        tokens = group.sample(logits, allowed)
+        logprobs = LogprobReader.of(group.sequences, logits, tokens)
+        mx.async_eval(tokens, *(logprobs.arrays if logprobs else ()))
+        return _Step(group, tokens, list(group.sequences), logprobs)
+
+    def _read(self, steps: list[_Step]) -> None:
+        for step in steps:
+            if all(sequence.done for sequence in step.sequences):
+                continue
+            try:
+                tokens: Any = step.tokens.tolist()
+                logprobs = step.logprobs.read(self._loaded.vocabulary) if step.logprobs else {}
+            except Exception as error:
+                self._fail_group(step.group, step.sequences, error)
+                continue
+            for i, (sequence, token) in enumerate(zip(step.sequences, tokens, strict=True)):
+                if not sequence.done:
+                    self._accept(sequence, token, logprobs.get(i))
+
+    def _accept(self, sequence: Sequence, token: int, logprob: Any) -> None:
+        try:
+            delta = sequence.accept(token, logprob)
+        except Exception as error:
+            _LOG.warning("The host-side work of a row failed", exc_info=True)
+            self._fail(sequence.request_id, f"The output could not be processed: {error}")
+            return
+        if delta is not None:
+            self._events.append(delta)
+
+    def _prefill(self) -> None:
+        decoding = self._batch.rows + sum(1 for row in self._joining if row.sequence.wants_step)
+        for prefill in self._scheduler.admit(decoding):
+            prepared = prefill.prepared
+            start = self._reuse.start(prepared.ids)
+            prefill.caches, prefill.done, prefill.lease = start.caches, start.length, start.lease
+            self._events.append(Started(prepared.request_id, len(prepared.ids), start.length, prepared.tail))
+        budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
+        for prefill, count in self._scheduler.plan(budget):
+            try:
+                self._advance(prefill, count)
+            except Exception as error:
+                _LOG.exception("A prefill failed")
+                self._scheduler.remove(prefill)
+                self._reuse.forget(prefill.lease)
+                self._fail(prefill.prepared.request_id, f"The prompt could not be processed: {error}")
+
+    def _advance(self, prefill: Prefill, count: int) -> None:
+        prepared = prefill.prepared
+        end = prefill.done + count
+        while prefill.done < end:
+            stop = min([end, *(at for at in prepared.branches if at > prefill.done)])
+            chunk = mx.array([prepared.ids[prefill.done : stop]])
+            self._loaded.model(chunk, cache=prefill.caches)
+            mx.eval([array for cache in prefill.caches for array in slots.arrays(cache)])
+            prefill.done = stop
+            if stop in prepared.branches:
+                self._reuse.snapshot(prepared.ids[:stop], prefill.caches)
+        if prefill.remaining == 0:
+            self._scheduler.remove(prefill)
+            self._join(prefill)
+            mx.clear_cache()
+
+    def _join(self, prefill: Prefill) -> None:
+        prepared, request = prefill.prepared, prefill.prepared.request
+        room = self._loaded.info.context_length - len(prepared.ids)
+        caches, held = prefill.caches, prepared.ids[: prefill.done]
+        self._reuse.snapshot(held, caches)
+        lease = self._reuse.share(prefill.lease, held, caches)
+        for choice in range(request.n):
+            last = choice == request.n - 1
+            sequence = Sequence(
+                request_id=prepared.request_id,
+                choice=choice,
+                prompt=prepared.ids,
+                sampling=self._loaded.row_sampling(request.sampling),
+                max_tokens=room if request.max_tokens is None else min(room, request.max_tokens),
+                eos_ids=self._loaded.eos_ids,
+                detokenizer=make_detokenizer(
+                    self._loaded.tokenizer, self._loaded.vocabulary, continues_text=prepared.continues_text
+                ),
+                stops=request.stop,
+                logprobs=request.logprobs,
+                grammar=prepared.grammar.fork() if prepared.grammar else None,
+            )
+            own = caches if last else [slots.fork(cache) for cache in caches]
+            token = mx.array(prepared.ids[-1:], dtype=mx.uint32)
+            self._joining.append(Row(sequence, own, token, lease if last else None))
+
+    def _fail_group(self, group: Group, sequences: list[Sequence], error: Exception) -> None:
+        """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped."""
+        _LOG.error("A forward pass of %d rows failed", len(sequences), exc_info=error)
+        self._batch.drop(group)
+        for request_id in {s.request_id for s in [*sequences, *group.sequences] if not s.done}:
+            self._fail(request_id, f"The model's forward pass failed: {error}")
+
+    def _fail(self, request_id: int, message: str) -> None:
+        self._cancel(request_id)
+        self._events.append(Failed(request_id, Failure("GenerationError", message)))
+
+    def _post(self) -> None:
+        if self._events:
+            events, self._events = tuple(self._events), []
+            self._channel.send(Step(events, memory.held_bytes()))

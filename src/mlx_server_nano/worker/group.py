@@ -1,0 +1,207 @@
+"""Rows that decode together, and which rows should.
+
+A lone row keeps the cache that its prefill filled: nothing is copied. When a second one comes, both move into slots.
+Rows of very different length stay in groups of their own: a padded batch reads the longest row's length for every row,
+and once that padding is more bytes than the weights, a second pass over the weights is cheaper."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.grammar import RowGrammar
+from mlx_server_nano.worker.prefix import Entry
+from mlx_server_nano.worker.reuse import Reuse
+from mlx_server_nano.worker.sampler import Sampler
+from mlx_server_nano.worker.sequence import Sequence
+
+Caches = list[Any]
+
+
+class Row:
+    """A sequence with its own caches (one a layer, batch of one) and its last token, `[1]`. `lease`: the prefix cache's hold
+    on these caches, if it has one."""
+
+    def __init__(self, sequence: Sequence, caches: Caches, token: mx.array, lease: Entry | None = None) -> None:
+        self.sequence = sequence
+        self.caches = caches
+        self.token = token
+        self.lease = lease
+
+
+class Group:
+    """One forward pass a step. `sequences[i]` is row i; a finished one stays until the next
+    `join` or `close_gaps`, which come between steps."""
+
+    def __init__(self, model: Callable[..., mx.array], row: Row, vocab_size: int) -> None:
+        self._model = model
+        self._vocab_size = vocab_size
+        self.sequences: list[Sequence] = [row.sequence]
+        self.caches: Caches = row.caches
+        self.tokens: mx.array = row.token
+        self.lease = row.lease
+        self._slotted = False
+        self._sampler: Sampler | None = None
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def live(self) -> bool:
+        return any(sequence.wants_step for sequence in self.sequences)
+
+    def padding(self, length: int) -> int:
+        """Key positions that would be read in vain, a step, if a row of this length joined."""
+        lengths = [len(sequence) for sequence in self.sequences if not sequence.done]
+        return max([length, *lengths]) * (len(lengths) + 1) - sum(lengths) - length
+
+    def extract(self, index: int, length: int) -> Caches:
+        """A row's first `length` tokens as caches of its own; those of a lone row are handed over."""
+        if self._slotted:
+            return [slots.extract(mine, index, length) for mine in self.caches]
+        for mine in self.caches:
+            if slots.cuttable(mine):
+                slots.cut(mine, length)
+        return self.caches
+
+    @property
+    def open(self) -> bool:
+        """Whether rows can join: a cache without a token has no shape yet."""
+        return self._slotted or len(self.sequences[0]) > 0
+
+    def join(self, row: Row) -> list[Entry | None]:
+        """A newcomer takes the slot of a finished row, or one more. Gives the leases on caches that are no longer in use."""
+        freed = [row.lease]
+        if not self._slotted:
+            self._into_slots()
+            freed.append(self.lease)
+            self.lease = None
+        gap = next((i for i, sequence in enumerate(self.sequences) if not sequence.wants_step), len(self.sequences))
+        for mine, own in zip(self.caches, row.caches, strict=True):
+            slots.put(mine, gap, own)
+        if gap == len(self.sequences):
+            self.sequences.append(row.sequence)
+            self.tokens = mx.concatenate([self.tokens, row.token])
+        else:
+            self.sequences[gap] = row.sequence
+            self.tokens = _replaced(self.tokens, gap, row.token)
+        self._sampler = None
+        return freed
+
+    @property
+    def grammars(self) -> list[RowGrammar | None]:
+        """Each row's grammar; None where it has none or needs none any more."""
+        return [None if sequence.done else sequence.grammar for sequence in self.sequences]
+
+    def forward(self) -> mx.array:
+        """Run the model on every row's last token: logits `[rows, vocabulary]`, lazy."""
+        if self._slotted:
+            positions = slots.Positions.of([len(sequence) for sequence in self.sequences])
+            for mine in self.caches:
+                slots.begin(mine, positions)
+        logits: mx.array = self._model(self.tokens[:, None], cache=self.caches)[:, -1]
+        return logits
+
+    def sample(self, logits: mx.array, allowed: mx.array | None = None) -> mx.array:
+        """The rows' next tokens `[rows]`, lazy; `forward` takes them in next. allowed: see `Sampler`."""
+        if self._sampler is None:
+            self._sampler = Sampler(self.sequences, self._vocab_size)
+        self.tokens = self._sampler(logits, self.tokens, allowed)
+        for sequence in self.sequences:
+            sequence.launched += 1
+        return self.tokens
+
+    def _into_slots(self) -> None:
+        own, self.caches = self.caches, [slots.slots_for(cache) for cache in self.caches]
+        for mine, theirs in zip(self.caches, own, strict=True):
+            slots.put(mine, 0, theirs)
+        self._slotted = True
+
+    def close_gaps(self) -> None:
+        """Let finished rows go: the last rows move into their slots."""
+        rows = self.sequences
+        before = len(rows)
+        _drop_finished_tail(rows)
+        gap = 0
+        while gap < len(rows):
+            if not rows[gap].wants_step:
+                last = len(rows) - 1
+                for mine in self.caches:
+                    slots.move(mine, last, gap)
+                self.tokens = _replaced(self.tokens, gap, self.tokens[last : last + 1])
+                rows[gap] = rows.pop()
+                _drop_finished_tail(rows)
+            gap += 1
+        if len(rows) != before:
+            self.tokens = self.tokens[: len(rows)]
+            self._sampler = None
+            for mine in self.caches:
+                slots.shrink(mine, len(rows))
+
+
+def _drop_finished_tail(rows: list[Sequence]) -> None:
+    while rows and not rows[-1].wants_step:
+        rows.pop()
+
+
+def _replaced(tokens: mx.array, at: int, token: mx.array) -> mx.array:
+    """A new array: the old one may still be waiting to be read."""
+    return mx.concatenate([tokens[:at], token, tokens[at + 1 :]])
+
+
+class Batch:
+    """All groups. `join` decides where a row decodes."""
+
+    def __init__(
+        self, model: Callable[..., mx.array], reuse: Reuse, *, vocab_size: int, batchable: bool, padding_limit: int
+    ) -> None:
+        """padding_limit: key positions of padding that a group may have, those that take as many bytes as the
+        weights."""
+        self._model = model
+        self._vocab_size = vocab_size
+        self._reuse = reuse
+        self._batchable = batchable
+        self._padding_limit = padding_limit
+        self.groups: list[Group] = []
+
+    @property
+    def rows(self) -> int:
+        return sum(1 for group in self.groups for sequence in group.sequences if sequence.wants_step)
+
+    def settle(self, joining: list[Row]) -> None:
+        """Drop finished rows and place the new ones. Called between steps, before the next is launched."""
+        for group in self.groups:
+            for index, sequence in enumerate(group.sequences):
+                if not sequence.wants_step:
+                    self._leave(sequence, group.lease, functools.partial(group.extract, index))
+        self.groups = [group for group in self.groups if group.live]
+        for row in joining:
+            length = len(row.sequence)
+            fits = [g for g in self.groups if g.open and g.padding(length) <= self._padding_limit]
+            if not row.sequence.wants_step:
+                self._leave(row.sequence, row.lease, functools.partial(Group(self._model, row, 0).extract, 0))
+            elif fits and self._batchable and length > 0:
+                for lease in min(fits, key=lambda group: group.padding(length)).join(row):
+                    self._reuse.copied(lease)
+            else:
+                self.groups.append(Group(self._model, row, self._vocab_size))
+        for group in self.groups:
+            group.close_gaps()
+
+    def _leave(self, sequence: Sequence, lease: Entry | None, extract: Callable[[int], Caches]) -> None:
+        """Keep a row's caches for later requests, as far as the host knows the tokens in them."""
+        held = len(sequence)
+        ids = (sequence.prompt + sequence.output)[:held]
+        if len(ids) == held or self._reuse.cuttable:
+            self._reuse.finish(lease, ids, lambda: extract(len(ids)))
+        else:
+            self._reuse.forget(lease)
+
+    def drop(self, group: Group) -> None:
+        """A group whose caches are no good any more."""
+        self.groups.remove(group)
+        self._reuse.forget(group.lease)

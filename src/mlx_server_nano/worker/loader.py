@@ -1,0 +1,268 @@
+"""A model folder in the Hub's layout to a model, its tokenizer and what is to be known about both."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model, load_tokenizer
+
+from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError, UnsupportedModelError
+from mlx_server_nano.protocol import LoadOptions
+from mlx_server_nano.types import ModelInfo, Sampling
+from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.sequence import RowSampling
+from mlx_server_nano.worker.vocabulary import Vocabulary
+
+_LOG = logging.getLogger(__name__)
+_FALLBACK_TEMPERATURE = 0.7
+_FALLBACK_CONTEXT = 32768
+_EVAL_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to run. `apply_template` is None for a model without a chat template.
+
+    kv_bytes_per_token: what a token takes in the KV caches of all layers together, state arrays not counted.
+    """
+
+    model: Any
+    tokenizer: Any
+    apply_template: Callable[..., str] | None
+    vocabulary: Vocabulary
+    eos_ids: frozenset[int]
+    defaults: Sampling
+    info: ModelInfo
+    kv_bytes_per_token: int
+
+    def new_caches(self) -> list[Any]:
+        return list(make_prompt_cache(self.model))
+
+    @property
+    def cuttable(self) -> bool:
+        """Whether the caches can be cut back to any earlier token."""
+        return all(slots.cuttable(cache) for cache in self.new_caches())
+
+    def row_sampling(self, asked: Sampling) -> RowSampling:
+        """The request's values over the operator's over the model's over the usual."""
+
+        def first(name: str, fallback: float) -> Any:
+            value = getattr(asked, name)
+            value = getattr(self.defaults, name) if value is None else value
+            return fallback if value is None else value
+
+        return RowSampling(
+            temperature=first("temperature", _FALLBACK_TEMPERATURE),
+            top_p=first("top_p", 1.0),
+            top_k=int(first("top_k", 0)),
+            min_p=first("min_p", 0.0),
+            repetition_penalty=first("repetition_penalty", 1.0),
+            presence_penalty=first("presence_penalty", 0.0),
+            frequency_penalty=first("frequency_penalty", 0.0),
+            logit_bias=asked.logit_bias,
+            seed=asked.seed,
+        )
+
+
+def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None]) -> LoadedModel:
+    """Load a folder; `on_progress` gets the fraction of the weights' bytes that are in memory.
+
+    Raises UnsupportedModelError for an architecture that mlx-lm does not know, OutOfMemoryError, and ModelLoadError for
+    damaged or missing files."""
+    started = time.monotonic()
+    config = _read_config(path)
+    try:
+        model, _ = load_model(path, lazy=True, trust_remote_code=options.trust_remote_code)
+        _evaluate(model, on_progress)
+    except (ServerError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise _explained(error, path) from error
+    try:
+        wrapper = load_tokenizer(path, {"trust_remote_code": options.trust_remote_code}, config.get("eos_token_id"))
+    except Exception as error:
+        raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error)}") from error
+    tokenizer = wrapper._tokenizer
+    vocab_size, batchable, kv_bytes = _try_out(model)
+    generation = _read_json(path / "generation_config.json")
+    info = ModelInfo(
+        model_type=config["model_type"],
+        context_length=_context_length(config, tokenizer),
+        vocab_size=vocab_size,
+        weights_bytes=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
+        chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+        batchable=batchable,
+        load_seconds=time.monotonic() - started,
+    )
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        apply_template=_template(wrapper, tokenizer),
+        vocabulary=Vocabulary(tokenizer),
+        eos_ids=_eos_ids(config, generation, tokenizer),
+        defaults=_sampling_defaults(generation, options),
+        info=info,
+        kv_bytes_per_token=kv_bytes,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """An absent or damaged optional file counts as empty."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        _LOG.warning("%s is unreadable and ignored: %s", path.name, error)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnsupportedModelError(f"{path.name} has no config.json: not a model in the Hub's layout.") from None
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"config.json of {path.name} is damaged: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise UnsupportedModelError(f"config.json of {path.name} names no model_type.")
+    return config
+
+
+def _evaluate(model: Any, on_progress: Callable[[float], None]) -> None:
+    """Read the lazy weights in portions: for progress, and so that their pages come in one after the other."""
+    parameters = [array for _, array in tree_flatten(model.parameters())]
+    total = sum(array.nbytes for array in parameters) or 1
+    done = 0
+    portion: list[mx.array] = []
+    waiting = 0
+    for array in parameters:
+        portion.append(array)
+        waiting += array.nbytes
+        if waiting >= _EVAL_BYTES:
+            mx.eval(portion)
+            done += waiting
+            on_progress(done / total)
+            portion, waiting = [], 0
+    mx.eval(portion)
+    on_progress(1.0)
+
+
+def _explained(error: Exception, path: Path) -> ServerError:
+    text = _first_line(error)
+    lowered = text.lower()
+    if isinstance(error, ValueError) and "not supported" in lowered and "model type" in lowered:
+        return UnsupportedModelError(f"{path.name}: {text} It is not an architecture that mlx-lm knows.")
+    if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+        return UnsupportedModelError(
+            f"{path.name} brings Python code of its own; start the server with --trust-remote-code to run it."
+        )
+    if isinstance(error, FileNotFoundError) and "safetensors" in lowered:
+        return UnsupportedModelError(f"{path.name} holds no safetensors weights.")
+    if isinstance(error, MemoryError) or "out of memory" in lowered or "allocate" in lowered:
+        return OutOfMemoryError(f"There is not enough memory to load {path.name}: {text}")
+    return ModelLoadError(f"{path.name} can't be loaded, its files may be damaged or incomplete: {text}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _try_out(model: Any) -> tuple[int, bool, int]:
+    """Run two short rows alone and then together: the first use of a kernel compiles it, and a model whose caches or
+    positions don't go into slots shows it here rather than under load. Gives vocabulary size, batchable, KV bytes per
+    token."""
+    own = [list(make_prompt_cache(model)) for _ in range(2)]
+    batchable = all(slots.batchable(cache) for cache in own[0])
+    try:
+        for caches, ids in zip(own, ([1, 2], [1, 2, 3]), strict=True):
+            logits = model(mx.array([ids]), cache=caches)
+            mx.eval(logits, [array for cache in caches for array in slots.arrays(cache)])
+    except Exception as error:
+        raise ModelLoadError(f"A forward pass of the model failed: {_first_line(error)}") from error
+    kv_bytes = sum(slots.bytes_per_token(cache) for cache in own[0])
+    if not batchable:
+        return logits.shape[-1], False, kv_bytes
+    try:
+        together = [slots.slots_for(cache) for cache in own[0]]
+        positions = slots.Positions.of([2, 3])
+        for layer, shared in enumerate(together):
+            for slot, caches in enumerate(own):
+                slots.put(shared, slot, caches[layer])
+            slots.begin(shared, positions)
+        mx.eval(model(mx.array([[3], [4]]), cache=together))
+    except Exception as error:
+        _LOG.warning("This model's rows can't be batched and run one at a time: %s", _first_line(error))
+        return logits.shape[-1], False, kv_bytes
+    return logits.shape[-1], True, kv_bytes
+
+
+def _context_length(config: dict[str, Any], tokenizer: Any) -> int:
+    """The most positions that the model was made for. YaRN and linear scaling stretch the original length where the
+    config gives it."""
+    text = config.get("text_config") or config
+    for key in ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length"):
+        if isinstance(text.get(key), int) and text[key] > 0:
+            length: int = text[key]
+            break
+    else:
+        limit = getattr(tokenizer, "model_max_length", None)
+        return limit if isinstance(limit, int) and 0 < limit < 1 << 30 else _FALLBACK_CONTEXT
+    scaling = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
+    if kind in ("yarn", "linear") and isinstance(original, int) and isinstance(factor, int | float):
+        length = max(length, int(original * factor))
+    return length
+
+
+def _as_ids(value: Any) -> set[int]:
+    values = value if isinstance(value, list) else [value]
+    return {v for v in values if isinstance(v, int) and not isinstance(v, bool)}
+
+
+def _eos_ids(config: dict[str, Any], generation: dict[str, Any], tokenizer: Any) -> frozenset[int]:
+    """From all three places: each of them is incomplete in some well-known model."""
+    text = config.get("text_config") or {}
+    ids = _as_ids(generation.get("eos_token_id")) | _as_ids(config.get("eos_token_id"))
+    return frozenset(ids | _as_ids(text.get("eos_token_id")) | _as_ids(tokenizer.eos_token_id))
+
+
+def _sampling_defaults(generation: dict[str, Any], options: LoadOptions) -> Sampling:
+    def number(name: str) -> float | None:
+        value = generation.get(name)
+        return value if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
+
+    temperature = 0.0 if generation.get("do_sample") is False else number("temperature")
+    if options.default_temperature is not None:
+        temperature = options.default_temperature
+    top_k = number("top_k")
+    return Sampling(
+        temperature=temperature,
+        top_p=number("top_p"),
+        top_k=None if top_k is None else int(top_k),
+        min_p=number("min_p"),
+        repetition_penalty=number("repetition_penalty") or None,
+    )
+
+
+def _template(wrapper: Any, tokenizer: Any) -> Callable[..., str] | None:
+    """mlx-lm renders a few models, whose repositories have no Jinja template, in Python."""
+    if tokenizer.chat_template is None and not wrapper.has_chat_template:
+        return None
+    renderer = wrapper if tokenizer.chat_template is None else tokenizer
+
+    def apply(messages: list[dict[str, Any]], **kwargs: Any) -> str:
+        return str(renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **kwargs))
+
+    return apply

@@ -1,0 +1,190 @@
+"""Prompts to token ids, on a thread of their own: a long conversation takes long enough to render and tokenize for
+running streams to notice."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jinja2
+from msgspec import structs
+
+from mlx_server_nano.errors import ContextLengthError, Failure, InvalidRequestError, ServerError
+from mlx_server_nano.protocol import Generate
+from mlx_server_nano.types import ChatPrompt, GenerationRequest, Message, Role, TextPrompt
+from mlx_server_nano.worker.grammar import GrammarCompiler
+from mlx_server_nano.worker.scheduler import Prepared
+
+_LOG = logging.getLogger(__name__)
+_TAIL = 256
+_UNLIKELY = "\u2042\u2042"
+
+
+class Tokenizing:
+    """Renders and tokenizes with one model's tokenizer and template. Not for use by several threads at a time."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        apply_template: Callable[..., str] | None,
+        grammars: GrammarCompiler,
+        *,
+        context_length: int,
+        vocab_size: int,
+        find_branches: bool,
+    ) -> None:
+        """find_branches: say where later prompts are likely to differ; costs two more renderings.
+
+        apply_template(messages, tools=, **kwargs) gives the prompt's text; None: the model has no chat template."""
+        self._tokenizer = tokenizer
+        self._apply_template = apply_template
+        self._grammars = grammars
+        self._context_length = context_length
+        self._vocab_size = vocab_size
+        self._find_branches = find_branches
+
+    def prepare(self, request_id: int, request: GenerationRequest) -> Prepared:
+        """Raises InvalidRequestError for a prompt that can't be rendered or is empty, ContextLengthError for one that
+        leaves no room for a token of output."""
+        prompt = request.prompt
+        branches: tuple[int, ...] = ()
+        if isinstance(prompt, ChatPrompt):
+            text = self._render(prompt)
+            ids, tail = self._encode(text, add_special_tokens=False), text[-_TAIL:]
+            branches = self._branches(prompt, ids) if self._find_branches else ()
+        elif isinstance(prompt, TextPrompt):
+            bos = self._tokenizer.bos_token
+            ids = self._encode(prompt.text, add_special_tokens=not (bos and prompt.text.startswith(bos)))
+            tail = prompt.text[-_TAIL:]
+        else:
+            ids, tail = list(prompt.ids), ""
+            if any(not 0 <= i < self._vocab_size for i in ids):
+                raise InvalidRequestError(f"token ids must be in 0..{self._vocab_size - 1}", param="prompt")
+        self._check(ids, request)
+        return Prepared(
+            request_id=request_id,
+            request=request,
+            ids=ids,
+            tail=tail,
+            continues_text=not isinstance(prompt, ChatPrompt),
+            grammar=self._grammars.compile(request.constraint, tail) if request.constraint else None,
+            branches=branches,
+        )
+
+    def _check(self, ids: list[int], request: GenerationRequest) -> None:
+        if not ids:
+            raise InvalidRequestError("The prompt is empty.", param="prompt")
+        if len(ids) >= self._context_length:
+            param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
+            raise ContextLengthError(
+                f"This model's maximum context length is {self._context_length} tokens, but the prompt has {len(ids)}; "
+                "at least one must be left for the answer.",
+                param=param,
+            )
+        for token_id in request.sampling.logit_bias:
+            if not 0 <= token_id < self._vocab_size:
+                raise InvalidRequestError(
+                    f"token id {token_id} is not in 0..{self._vocab_size - 1}", param=f"logit_bias.{token_id}"
+                )
+
+    def _branches(self, prompt: ChatPrompt, ids: list[int]) -> tuple[int, ...]:
+        """The ends of what comes before the first and before the last user message: other conversations under the same system
+        prompt share the one, the next turn shares the other where the template rewrites what follows. Found by rendering with
+        that message changed, so that no knowledge of the template is needed."""
+        users = [i for i, message in enumerate(prompt.messages) if message.role is Role.USER]
+        found: set[int] = set()
+        for at in {users[0], users[-1]} if users else ():
+            changed = structs.replace(prompt.messages[at], content=_UNLIKELY)
+            try:
+                text = self._render(
+                    structs.replace(prompt, messages=(*prompt.messages[:at], changed, *prompt.messages[at + 1 :]))
+                )
+            except InvalidRequestError:
+                continue
+            other = self._encode(text, add_special_tokens=False)
+            found.add(next((i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), len(ids)))
+        return tuple(sorted(at for at in found if 0 < at < len(ids) - 1))
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    def _render(self, prompt: ChatPrompt) -> str:
+        if self._apply_template is None:
+            raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
+        messages = [_message(message) for message in prompt.messages]
+        tools = [{"type": "function", "function": structs.asdict(tool)} for tool in prompt.tools] or None
+        try:
+            return self._apply_template(messages, tools=tools, **prompt.template_kwargs)
+        except jinja2.TemplateError as error:
+            raise InvalidRequestError(
+                f"The model's chat template refuses these messages: {error}", param="messages"
+            ) from error
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            _LOG.debug("The chat template failed", exc_info=True)
+            raise InvalidRequestError(
+                f"The model's chat template can't render these messages: {error}", param="messages"
+            ) from error
+
+
+def _message(message: Message) -> dict[str, Any]:
+    rendered: dict[str, Any] = {
+        "role": "system" if message.role is Role.DEVELOPER else message.role.value,
+        "content": message.content or "",
+    }
+    if message.reasoning is not None:
+        rendered["reasoning_content"] = message.reasoning
+    if message.name is not None:
+        rendered["name"] = message.name
+    if message.tool_call_id is not None:
+        rendered["tool_call_id"] = message.tool_call_id
+    return rendered
+
+
+class Preparer(threading.Thread):
+    """Prepares requests in the order they come, and hands on what becomes of them."""
+
+    def __init__(self, tokenizing: Tokenizing, deliver: Callable[[Prepared | tuple[int, Failure]], None]) -> None:
+        super().__init__(name="preparer", daemon=True)
+        self._tokenizing = tokenizing
+        self._deliver = deliver
+        self._inbox: queue.SimpleQueue[Generate] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+        self._preparing: set[int] = set()
+        self._lock = threading.Lock()
+
+    def submit(self, generate: Generate) -> None:
+        with self._lock:
+            self._preparing.add(generate.request_id)
+        self._inbox.put(generate)
+
+    def cancel(self, request_id: int) -> None:
+        with self._lock:
+            if request_id in self._preparing:
+                self._cancelled.add(request_id)
+
+    def run(self) -> None:
+        while True:
+            generate = self._inbox.get()
+            request_id = generate.request_id
+            result: Prepared | tuple[int, Failure] | None = None
+            if request_id not in self._cancelled:
+                result = self._prepare(generate)
+            # Under the lock, so that a cancel is either seen here or reaches the engine after the request does.
+            with self._lock:
+                self._preparing.discard(request_id)
+                if request_id in self._cancelled:
+                    self._cancelled.discard(request_id)
+                elif result is not None:
+                    self._deliver(result)
+
+    def _prepare(self, generate: Generate) -> Prepared | tuple[int, Failure]:
+        try:
+            return self._tokenizing.prepare(generate.request_id, generate.request)
+        except ServerError as error:
+            return generate.request_id, error.to_failure()
+        except Exception as error:
+            _LOG.exception("Preparing a prompt failed")
+            return generate.request_id, Failure("GenerationError", f"The prompt could not be prepared: {error}")

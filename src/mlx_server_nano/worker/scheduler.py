@@ -1,0 +1,109 @@
+"""Which prompts are worked on next. Pure: no MLX, no clock.
+
+Requests are admitted in the order they came, as long as their rows fit the batch. Each step has a budget of prompt
+tokens. Half of it goes to the oldest admitted prompt, so that a long one always moves on; the rest to those with the
+least left to do, so that a short one does not wait behind it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlx_server_nano.types import GenerationRequest
+
+if TYPE_CHECKING:
+    from mlx_server_nano.worker.grammar import RowGrammar
+    from mlx_server_nano.worker.prefix import Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A request with its prompt rendered and tokenized. `tail`: the prompt's last characters; `continues_text`: the
+    output follows on plain text, not on a chat turn; `grammar`: the compiled constraint, at its start;
+    `branches`: counts of tokens after which later requests are likely to differ from this one."""
+
+    request_id: int
+    request: GenerationRequest
+    ids: list[int]
+    tail: str
+    continues_text: bool
+    grammar: RowGrammar | None = None
+    branches: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Prefill:
+    """An admitted prompt. `done` of its tokens are in its caches; the last one is left for decoding.
+
+    caches and lease: the engine's (see `reuse`).
+    """
+
+    prepared: Prepared
+    done: int = 0
+    caches: list[Any] = field(default_factory=list)
+    lease: Entry | None = None
+
+    @property
+    def remaining(self) -> int:
+        return max(0, len(self.prepared.ids) - 1 - self.done)
+
+
+class Scheduler:
+    def __init__(self, max_rows: int) -> None:
+        """max_rows: sequences that may be prefilled or decoded at a time; a request counts as its `n`."""
+        self._max_rows = max_rows
+        self._waiting: deque[Prepared] = deque()
+        self.prefills: list[Prefill] = []
+
+    def add(self, prepared: Prepared) -> None:
+        self._waiting.append(prepared)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self.prefills
+
+    def admit(self, decoding_rows: int) -> list[Prefill]:
+        """Move waiting requests to prefill while there is room. A request with more choices than rows runs when all
+        else is done."""
+        admitted: list[Prefill] = []
+        rows = decoding_rows + sum(prefill.prepared.request.n for prefill in self.prefills)
+        while self._waiting and (rows == 0 or rows + self._waiting[0].request.n <= self._max_rows):
+            prefill = Prefill(self._waiting.popleft())
+            rows += prefill.prepared.request.n
+            admitted.append(prefill)
+        self.prefills += admitted
+        return admitted
+
+    def plan(self, budget: int) -> list[tuple[Prefill, int]]:
+        """Prompts and how many tokens of each to process in this step, at most `budget` together. Those with nothing
+        left come first, with a count of 0: they can decode."""
+        chosen: dict[int, int] = {}
+        ready = [prefill for prefill in self.prefills if prefill.remaining == 0]
+        pending = [prefill for prefill in self.prefills if prefill.remaining > 0]
+        if pending:
+            oldest = pending[0]
+            chosen[id(oldest)] = min(oldest.remaining, budget - budget // 2 if len(pending) > 1 else budget)
+            budget -= chosen[id(oldest)]
+            for prefill in sorted(pending, key=lambda p: p.remaining):
+                more = min(prefill.remaining - chosen.get(id(prefill), 0), budget)
+                if more > 0:
+                    chosen[id(prefill)] = chosen.get(id(prefill), 0) + more
+                    budget -= more
+        return [(p, 0) for p in ready] + [(p, chosen[id(p)]) for p in pending if id(p) in chosen]
+
+    def remove(self, prefill: Prefill) -> None:
+        self.prefills.remove(prefill)
+
+    def cancel(self, request_id: int) -> Prefill | None:
+        """Forget a request that has not begun to decode. Gives its prefill if it was admitted."""
+        self._waiting = deque(p for p in self._waiting if p.request_id != request_id)
+        for prefill in self.prefills:
+            if prefill.prepared.request_id == request_id:
+                self.prefills.remove(prefill)
+                return prefill
+        return None

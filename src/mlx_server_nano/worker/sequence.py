@@ -1,0 +1,182 @@
+"""A sequence: one choice of a request on its way through prefill and decode. Pure Python, the engine's one mutable
+row."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlx_server_nano.protocol import Delta
+from mlx_server_nano.types import FinishReason, TokenLogprob
+from mlx_server_nano.worker.detokenizer import Detokenizer
+from mlx_server_nano.worker.stops import StopMatcher
+
+if TYPE_CHECKING:
+    from mlx_server_nano.worker.grammar import RowGrammar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSampling:
+    """A row's sampling with every default filled in. `seed` is None where the request gave none.
+
+    top_k 0, top_p 1, min_p 0, repetition_penalty 1, presence_penalty 0 and frequency_penalty 0 are off; temperature 0
+    is greedy."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: dict[int, float]
+    seed: int | None
+
+    @property
+    def penalized(self) -> bool:
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+
+class Draws:
+    """A row's uniform numbers: from a counter-based generator (Philox), so that a seed gives the same numbers in any
+    batch. The choices of one request draw differently."""
+
+    def __init__(self, seed: int | None, choice: int) -> None:
+        low = int.from_bytes(os.urandom(8), "big") if seed is None else seed % (1 << 64)
+        self._generator = np.random.Generator(np.random.Philox(key=low | choice << 64))
+
+    def next(self) -> float:
+        """In [0, 1), also in single precision."""
+        return min(float(self._generator.random()), 1.0 - 2.0**-24)
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldLogprob:
+    """A token's log-probability that waits until the token's text, characters `start` to `end`, is out."""
+
+    start: int
+    end: int
+    value: TokenLogprob
+
+
+class Sequence:
+    """One row. `launched` counts the tokens that forward passes will have produced, `output` those that the host has
+    read.
+
+    The engine launches a step before it reads the last one, so `launched` runs ahead of `len(output)` by at most one.
+    The prompt's last token is the first one that a row decodes."""
+
+    def __init__(
+        self,
+        *,
+        request_id: int,
+        choice: int,
+        prompt: list[int],
+        sampling: RowSampling,
+        max_tokens: int,
+        eos_ids: frozenset[int],
+        detokenizer: Detokenizer,
+        stops: tuple[str, ...],
+        logprobs: int | None,
+        grammar: RowGrammar | None = None,
+    ) -> None:
+        self.request_id = request_id
+        self.choice = choice
+        self.prompt = prompt
+        self.sampling = sampling
+        self.max_tokens = max_tokens
+        self.logprobs = logprobs
+        self.grammar = grammar
+        self.launched = 0
+        self.output: list[int] = []
+        self.finish: FinishReason | None = None
+        self.cancelled = False
+        self._draws = Draws(sampling.seed, choice)
+        self._eos_ids = eos_ids
+        self._detokenizer = detokenizer
+        self._stops = StopMatcher(stops)
+        self._decoded = 0
+        self._sent = 0
+        self._held_logprobs: list[_HeldLogprob] = []
+        self._uncounted = 0
+
+    @property
+    def done(self) -> bool:
+        """Nothing is to be read for this row any more."""
+        return self.cancelled or self.finish is not None
+
+    @property
+    def wants_step(self) -> bool:
+        """Whether another forward pass can still add a token."""
+        return not self.done and self.launched < self.max_tokens
+
+    def __len__(self) -> int:
+        """Tokens in the KV cache once every launched step has run: all but the last one known or in flight."""
+        return len(self.prompt) + self.launched - 1
+
+    def draw(self) -> float:
+        """The uniform number for this row's next token."""
+        return self._draws.next()
+
+    def accept(self, token_id: int, logprob: TokenLogprob | None = None) -> Delta | None:
+        """Take a sampled token. Gives a delta if there is anything to send; the last one has a finish reason."""
+        self.output.append(token_id)
+        self._uncounted += 1
+        if token_id in self._eos_ids:
+            return self._end(FinishReason.STOP)
+        if self.grammar is not None:
+            self.grammar.advance(token_id)
+        text = self._detokenizer.add(token_id)
+        self._note(text, logprob)
+        released, stop = self._stops.feed(text)
+        self._sent += len(released)
+        if stop is not None:
+            return self._end(FinishReason.STOP, released, stop)
+        if len(self.output) >= self.max_tokens:
+            return self._end(FinishReason.LENGTH, released)
+        logprobs = self._release_logprobs()
+        if not released and not logprobs:
+            return None
+        return self._delta(released, logprobs)
+
+    def _note(self, text: str, logprob: TokenLogprob | None) -> None:
+        start = self._decoded
+        self._decoded += len(text)
+        if logprob is not None:
+            self._held_logprobs.append(_HeldLogprob(start, self._decoded, logprob))
+
+    def _release_logprobs(self) -> tuple[TokenLogprob, ...]:
+        if not self._held_logprobs or self._detokenizer.pending:
+            return ()
+        ready = 0
+        while ready < len(self._held_logprobs) and self._held_logprobs[ready].end <= self._sent:
+            ready += 1
+        released = tuple(held.value for held in self._held_logprobs[:ready])
+        del self._held_logprobs[:ready]
+        return released
+
+    def _end(self, finish: FinishReason, text: str = "", stop: str | None = None) -> Delta:
+        """Everything held back goes out, unless a stop string cut it off."""
+        if stop is None:
+            tail = self._detokenizer.flush()
+            released, late_stop = self._stops.feed(tail)
+            self._sent += len(released)
+            text += released
+            if late_stop is None:
+                text += self._stops.flush()
+            else:
+                finish, stop = FinishReason.STOP, late_stop
+        self.finish = finish
+        if stop is None:
+            logprobs = tuple(held.value for held in self._held_logprobs)
+        else:
+            logprobs = tuple(held.value for held in self._held_logprobs if held.start < self._sent)
+        self._held_logprobs.clear()
+        return self._delta(text, logprobs, stop)
+
+    def _delta(self, text: str, logprobs: tuple[TokenLogprob, ...], stop: str | None = None) -> Delta:
+        tokens, self._uncounted = self._uncounted, 0
+        return Delta(self.request_id, self.choice, text, tokens, logprobs, self.finish, stop)

@@ -1,0 +1,333 @@
+"""KV caches for rows that decode together.
+
+A slot cache stands in for one layer's cache while a batch decodes one token a row. It holds `[slots, heads, capacity,
+dim]` tensors; a row owns a slot, its keys start at position 0, and each row is at its own position. So a row joins by
+writing its own slot and leaves by being forgotten: no other row's keys move. mlx-lm's models need of a cache: `offset`,
+`update_and_fetch`, `make_mask`.
+
+State-space and gated-delta layers keep mlx-lm's ArraysCache with a batch axis: their state is one array a row, made
+anew at each step anyway."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
+
+_GROWTH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where each row of a step writes: the same for all layers.
+
+    lengths: each row's length before the step. offset, after: int32 `[rows]`, before and after it. rows: `[rows]`, 0,
+    1, ..."""
+
+    lengths: tuple[int, ...]
+    offset: mx.array
+    after: mx.array
+    rows: mx.array
+
+    @classmethod
+    def of(cls, lengths: Rows[int]) -> Positions:
+        offset = mx.array(list(lengths), dtype=mx.int32)
+        return cls(tuple(lengths), offset, offset + 1, mx.arange(len(lengths)))
+
+    @property
+    def level(self) -> bool:
+        """Whether all rows are at the same position, so that slices do and no mask is needed."""
+        return min(self.lengths) == max(self.lengths)
+
+
+class SlotKV:
+    """Slots of plain attention: row r's token p lies at `[r, :, p]`."""
+
+    def __init__(self) -> None:
+        # `[slots, heads, capacity, dim]`, made when the first row comes and the model's shapes are known.
+        self.keys: Any = None
+        self.values: Any = None
+        self.offset: mx.array = mx.array(0)
+        self._positions: Positions = Positions.of([0])
+
+    def begin(self, positions: Positions) -> None:
+        """Prepare for a step of these rows; makes room for one token a row."""
+        self._positions = positions
+        self.offset = positions.offset
+        needed = self._index_capacity(max(positions.lengths) + 1)
+        if needed > self.keys.shape[2]:
+            grown = self._index_capacity(needed + max(_GROWTH, needed // 8))
+            self.keys = _resized(self.keys, self.keys.shape[0], grown)
+            self.values = _resized(self.values, self.values.shape[0], grown)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Write `[rows, heads, 1, dim]` at each row's position; return what the rows attend to, `[rows, heads, length,
+        dim]`."""
+        positions = self._positions
+        count = len(positions.lengths)
+        if positions.level:
+            at = self._index(positions.lengths[0])
+            self.keys[:count, :, at : at + 1] = keys
+            self.values[:count, :, at : at + 1] = values
+        else:
+            at_each = self._indices(positions.offset)
+            self.keys[positions.rows, :, at_each] = keys[:, :, 0]
+            self.values[positions.rows, :, at_each] = values[:, :, 0]
+        self.offset = positions.after
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        count, length = len(self._positions.lengths), self._used()
+        return self.keys[:count, :, :length], self.values[:count, :, :length]
+
+    def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> mx.array | None:
+        """Bool `[rows, 1, 1, length]`, or None where every row sees all that is there."""
+        positions, used = self._positions, self._used()
+        if positions.level and not return_array and (window_size is None or used <= window_size):
+            return None
+        index = mx.arange(used)
+        mask = index < positions.after[:, None]
+        if window_size is not None:
+            mask = mask & (index >= positions.after[:, None] - window_size)
+        return mask[:, None, None]
+
+    def put(self, slot: int, cache: Any) -> None:
+        """Copy a row's own cache (batch of one) into a slot, which may be one past the last."""
+        keys, values = cache.keys_and_values()
+        self._write(slot, keys, values, 0, keys.shape[2])
+
+    def move(self, source: int, target: int) -> None:
+        self.keys[target] = self.keys[source]
+        self.values[target] = self.values[source]
+
+    def extract(self, slot: int, length: int) -> Any:
+        """A row's tokens as a cache of its own."""
+        return _kv_cache(self.keys[slot : slot + 1, :, :length], self.values[slot : slot + 1, :, :length])
+
+    def _write(self, slot: int, keys: mx.array, values: mx.array, start: int, length: int) -> None:
+        if self.keys is None:
+            capacity = self._index_capacity(start + length + _GROWTH)
+            self.keys = _empty(keys, max(slot + 1, 2), capacity)
+            self.values = _empty(values, max(slot + 1, 2), capacity)
+        slots, capacity = self.keys.shape[0], self.keys.shape[2]
+        if slot >= slots or start + length > capacity:
+            slots = max(slots, slot + 1 if slot < slots else 2 * slots)
+            if start + length > capacity:
+                capacity = self._index_capacity(start + length + _GROWTH)
+            self.keys = _resized(self.keys, slots, capacity)
+            self.values = _resized(self.values, slots, capacity)
+        self.keys[slot : slot + 1, :, start : start + length] = keys
+        self.values[slot : slot + 1, :, start : start + length] = values
+
+    def _used(self) -> int:
+        return max(self._positions.lengths) + 1
+
+    def _index_capacity(self, length: int) -> int:
+        return length
+
+    def _index(self, position: int) -> int:
+        return position
+
+    def _indices(self, position: mx.array) -> mx.array:
+        return position
+
+
+class SlotRing(SlotKV):
+    """Slots of sliding-window attention: row r's token p lies at `[r, :, p % window]`."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
+    def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> mx.array | None:
+        positions, used = self._positions, self._used()
+        window = min(window_size or self.window, self.window)
+        if not return_array and window == self.window and (positions.level or min(positions.lengths) >= self.window):
+            return None
+        # The token at ring index i is `age` steps old; ages beyond the row's length have not been written.
+        age = (positions.offset[:, None] - mx.arange(used)) % self.window
+        return ((age < window) & (age <= positions.offset[:, None]))[:, None, None]
+
+    def put(self, slot: int, cache: Any) -> None:
+        length: int = cache.offset
+        held = min(length, self.window)
+        keys, values = (cache._temporal_order(array)[:, :, -held:] for array in (cache.keys, cache.values))
+        turn = (length - held) % self.window
+        first = min(held, self.window - turn)
+        self._write(slot, keys[:, :, :first], values[:, :, :first], turn, first)
+        if first < held:
+            self._write(slot, keys[:, :, first:], values[:, :, first:], 0, held - first)
+
+    def extract(self, slot: int, length: int) -> Any:
+        """The ring as it lies is what RotatingKVCache makes of a full window; `_idx` is where it writes next."""
+        cache = RotatingKVCache(self.window)
+        held = min(length, self.window)
+        cache.keys = mx.contiguous(self.keys[slot : slot + 1, :, :held])
+        cache.values = mx.contiguous(self.values[slot : slot + 1, :, :held])
+        cache.offset, cache._idx = length, length if length <= self.window else length % self.window or self.window
+        return cache
+
+    def _used(self) -> int:
+        return min(super()._used(), self.window)
+
+    def _index_capacity(self, length: int) -> int:
+        return min(length, self.window)
+
+    def _index(self, position: int) -> int:
+        return position % self.window
+
+    def _indices(self, position: mx.array) -> mx.array:
+        return position % self.window
+
+
+def batchable(cache: Any) -> bool:
+    """Whether a layer's own cache can be put into slots. Quantized, chunked and unknown caches can't; their rows run
+    alone."""
+    if type(cache) is CacheList:
+        return all(batchable(part) for part in cache.caches)
+    if type(cache) is RotatingKVCache:
+        return cache.keep == 0
+    return type(cache) in (KVCache, ArraysCache)
+
+
+def slots_for(cache: Any) -> Any:
+    """An empty slot cache for a layer whose rows have caches like this one."""
+    if type(cache) is CacheList:
+        return CacheList(*(slots_for(part) for part in cache.caches))
+    if type(cache) is RotatingKVCache:
+        return SlotRing(cache.max_size)
+    return ArraysCache(len(cache.cache)) if type(cache) is ArraysCache else SlotKV()
+
+
+def begin(slots: Any, positions: Positions) -> None:
+    if isinstance(slots, CacheList):
+        for part in slots.caches:
+            begin(part, positions)
+    elif isinstance(slots, SlotKV):
+        slots.begin(positions)
+
+
+def put(slots: Any, slot: int, cache: Any) -> None:
+    """Let a row with its own cache take a slot, at most one past the last used one."""
+    if isinstance(slots, CacheList):
+        for part, own in zip(slots.caches, cache.caches, strict=True):
+            put(part, slot, own)
+    elif isinstance(slots, SlotKV):
+        slots.put(slot, cache)
+    else:
+        slots.cache = [_put_row(mine, slot, theirs) for mine, theirs in zip(slots.cache, cache.cache, strict=True)]
+
+
+def move(slots: Any, source: int, target: int) -> None:
+    if isinstance(slots, CacheList):
+        for part in slots.caches:
+            move(part, source, target)
+    elif isinstance(slots, SlotKV):
+        slots.move(source, target)
+    else:
+        slots.cache = [_put_row(array, target, array[source : source + 1]) for array in slots.cache]
+
+
+def shrink(slots: Any, count: int) -> None:
+    """Only the first `count` slots are in use. KV slots keep their room; state arrays are cut, as every step makes new
+    ones."""
+    if isinstance(slots, CacheList):
+        for part in slots.caches:
+            shrink(part, count)
+    elif not isinstance(slots, SlotKV):
+        slots.cache = [None if array is None else array[:count] for array in slots.cache]
+
+
+def arrays(cache: Any) -> list[mx.array]:
+    """The arrays that a cache holds, to be evaluated."""
+    if isinstance(cache, CacheList):
+        return [array for part in cache.caches for array in arrays(part)]
+    if isinstance(cache, ArraysCache):
+        return [array for array in cache.cache if array is not None]
+    return [array for array in (cache.keys, cache.values) if array is not None]
+
+
+def _put_row(array: mx.array | None, slot: int, row: mx.array | None) -> mx.array | None:
+    if row is None:
+        return array
+    if array is None:
+        return row if slot == 0 else mx.concatenate([mx.zeros((slot, *row.shape[1:]), row.dtype), row])
+    if slot >= array.shape[0]:
+        return mx.concatenate([array, row])
+    array[slot : slot + 1] = row
+    return array
+
+
+def _empty(like: mx.array, slots: int, capacity: int) -> mx.array:
+    return mx.zeros((slots, like.shape[1], capacity, like.shape[3]), like.dtype)
+
+
+def _resized(array: mx.array, slots: int, capacity: int) -> mx.array:
+    grown = _empty(array, slots, capacity)
+    grown[: array.shape[0], :, : array.shape[2]] = array
+    return grown
+
+
+def fork(cache: Any) -> Any:
+    """A second cache with the same content for another row. Nothing is copied until one of them writes: the arrays
+    become new handles on shared buffers."""
+    twin = copy.copy(cache)
+    if isinstance(cache, CacheList):
+        twin.caches = tuple(fork(part) for part in cache.caches)
+    elif isinstance(cache, ArraysCache):
+        twin.cache = [None if array is None else array[...] for array in cache.cache]
+    else:
+        for name, value in vars(cache).items():
+            if isinstance(value, mx.array):
+                setattr(twin, name, value[...])
+    return twin
+
+
+def bytes_per_token(cache: Any) -> int:
+    """What one more token takes in a layer's cache. State arrays and full windows do not grow."""
+    if isinstance(cache, CacheList):
+        return sum(bytes_per_token(part) for part in cache.caches)
+    if type(cache) is not KVCache or cache.keys is None:
+        return 0
+    return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in (cache.keys, cache.values))
+
+
+def extract(slots: Any, slot: int, length: int) -> Any:
+    """A row's content as a cache of its own, copied. length: the tokens that the row holds."""
+    if isinstance(slots, CacheList):
+        return CacheList(*(extract(part, slot, length) for part in slots.caches))
+    if isinstance(slots, SlotKV):
+        return slots.extract(slot, length)
+    own = ArraysCache(len(slots.cache))
+    own.cache = [None if array is None else mx.contiguous(array[slot : slot + 1]) for array in slots.cache]
+    return own
+
+
+def cuttable(cache: Any) -> bool:
+    """Whether a cache can be cut to any shorter length. Windows and states can't: what they forgot is gone."""
+    if type(cache) is CacheList:
+        return all(cuttable(part) for part in cache.caches)
+    return type(cache) is KVCache
+
+
+def cut_copy(cache: Any, length: int) -> Any:
+    """The first `length` tokens of a cuttable cache, copied."""
+    if isinstance(cache, CacheList):
+        return CacheList(*(cut_copy(part, length) for part in cache.caches))
+    return _kv_cache(cache.keys[:, :, :length], cache.values[:, :, :length])
+
+
+def cut(cache: Any, length: int) -> None:
+    """Forget all but the first `length` tokens of a cuttable cache, in place."""
+    for part in cache.caches if isinstance(cache, CacheList) else [cache]:
+        part.trim(part.offset - length)
+
+
+def _kv_cache(keys: mx.array, values: mx.array) -> KVCache:
+    cache = KVCache()
+    cache.keys, cache.values, cache.offset = mx.contiguous(keys), mx.contiguous(values), keys.shape[2]
+    return cache

@@ -1,0 +1,105 @@
+"""An engine without processes: requests go in, turns are made by hand, events come out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlx_server_nano.errors import Failure
+from mlx_server_nano.protocol import Cancel, Delta, Event, Failed, LoadOptions, Started, Step
+from mlx_server_nano.types import FinishReason, GenerationRequest, Sampling, TokenLogprob, TokenPrompt
+from mlx_server_nano.worker import loader
+from mlx_server_nano.worker.channel import Inbox
+from mlx_server_nano.worker.engine import Engine, Incoming
+from mlx_server_nano.worker.grammar import GrammarCompiler
+from mlx_server_nano.worker.prompts import Tokenizing
+
+GREEDY = Sampling(temperature=0)
+
+
+@dataclass
+class Answer:
+    text: str = ""
+    tokens: int = 0
+    finish: FinishReason | None = None
+    stop: str | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    deltas: list[str] = field(default_factory=list)
+
+
+class Recorder:
+    """Takes the place of the channel to the gateway."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def send(self, message: Any) -> None:
+        assert isinstance(message, Step)
+        self.events += message.events
+
+
+class Driver:
+    def __init__(self, loaded: loader.LoadedModel, **options: Any) -> None:
+        self.loaded = loaded
+        self.recorder = Recorder()
+        self.inbox: Inbox[Incoming] = Inbox()
+        self.engine = Engine(loaded, LoadOptions(log_name="test", **options), self.recorder, self.inbox)  # type: ignore[arg-type]
+        self.tokenizing = Tokenizing(
+            loaded.tokenizer,
+            loaded.apply_template,
+            GrammarCompiler(loaded.tokenizer, vocab_size=loaded.info.vocab_size, eos_ids=loaded.eos_ids),
+            context_length=loaded.info.context_length,
+            vocab_size=loaded.info.vocab_size,
+            find_branches=not loaded.cuttable,
+        )
+        self._ids = iter(range(1, 1 << 30))
+
+    def submit(self, request: GenerationRequest) -> int:
+        request_id = next(self._ids)
+        self.inbox.put(self.tokenizing.prepare(request_id, request))
+        return request_id
+
+    def tokens(self, ids: list[int], **fields: Any) -> int:
+        fields.setdefault("sampling", GREEDY)
+        return self.submit(GenerationRequest(prompt=TokenPrompt(ids=tuple(ids)), **fields))
+
+    def cancel(self, request_id: int) -> None:
+        self.inbox.put(Cancel(request_id))
+
+    def turn(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.engine.turn(wait=False)
+
+    def run(self) -> None:
+        """Until nothing is left to do."""
+        for _ in range(100_000):
+            self.turn()
+            if self.engine.idle:
+                return
+        raise AssertionError("the engine does not come to rest")
+
+    def answers(self) -> dict[tuple[int, int], Answer]:
+        """By request and choice."""
+        answers: dict[tuple[int, int], Answer] = defaultdict(Answer)
+        for event in self.recorder.events:
+            if isinstance(event, Delta):
+                answer = answers[event.request_id, event.choice]
+                assert answer.finish is None, "a delta after the last one"
+                answer.text += event.text
+                answer.deltas.append(event.text)
+                answer.tokens += event.tokens
+                answer.logprobs += event.logprobs
+                answer.finish, answer.stop = event.finish, event.stop
+        return dict(answers)
+
+    def failures(self) -> dict[int, Failure]:
+        return {event.request_id: event.failure for event in self.recorder.events if isinstance(event, Failed)}
+
+    def started(self) -> dict[int, Started]:
+        return {event.request_id: event for event in self.recorder.events if isinstance(event, Started)}
+
+
+def load(folder: Path, **options: Any) -> loader.LoadedModel:
+    return loader.load(folder, LoadOptions(log_name="test", **options), lambda fraction: None)
