@@ -53,7 +53,7 @@ def test_a_full_disk_is_noticed_before_the_weights(hub: HubStandin, tmp_path: Pa
         assert process.stdout is not None
         refused = msgspec.json.decode(process.stdout.readline(), type=Refused)
     assert refused.failure.kind == "DiskFullError"
-    assert refused.failure.message == "a/b needs 0.0 GB more on a disk with 0.0 GB free"
+    assert refused.failure.message == "a/b needs 0.0 GB more on a disk with 0.0 GB free."
     assert not any(request.endswith("model.safetensors") for request in hub.requests)
 
 

@@ -30,10 +30,11 @@ from mlx_server_nano.models.lease import Lease
 from mlx_server_nano.models.manager import Manager
 from mlx_server_nano.models.slot import ModelState
 from mlx_server_nano.protocol import Delta
-from mlx_server_nano.types import GenerationRequest, TextPrompt
+from mlx_server_nano.types import GenerationRequest, Sampling, TextPrompt
 from tests.hub_standin import HubStandin
 from tests.models import fake_worker
 from tests.models.folders import write_model, write_sparse
+from tests.tiny_models import make_model
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("child_path")]
 
@@ -389,7 +390,7 @@ async def test_without_workers_there_is_a_problem_until_one_starts_again(
     bench.start_file.write_text("die")
     async with bench.managed("a") as manager:
         for _ in range(2):
-            with pytest.raises(UnavailableError, match=r"no worker process can be started: .* exit code 7"):
+            with pytest.raises(UnavailableError, match=r"No worker process can be started. .* exit code 7"):
                 await bench.use("a")
             assert manager.problem is not None
         bench.start_file.write_text("ready")
@@ -465,3 +466,19 @@ async def test_close_during_a_download(bench: Bench, hub: HubStandin) -> None:
         with pytest.raises(UnavailableError, match="shutting down"):
             await using
     assert not list((bench.folder / "cache").rglob("*.incomplete"))
+
+
+async def test_the_real_worker_speaks_the_same_protocol(tmp_path: Path, hub: HubStandin, no_orphans: None) -> None:
+    hub.add("mlx-community/Tiny-4bit", make_model(tmp_path / "repo", bits=4, shards=2))
+    manager = Manager(Settings(spare_worker=False), Catalog(cache_dir=tmp_path / "cache"))
+    request = GenerationRequest(prompt=TextPrompt(text="Hello"), max_tokens=5, sampling=Sampling(temperature=0.0))
+    try:
+        async with manager.lease("tiny-4bit") as lease:
+            assert (lease.model_id, lease.info.model_type) == ("mlx-community/Tiny-4bit", "qwen3")
+            first = await read(lease.generate(request))
+            assert first and first == await read(lease.generate(request))
+            lease.generate(GenerationRequest(prompt=TextPrompt(text="Hello"))).cancel()
+            (status,) = manager.status()
+            assert (status.state, status.running) == (ModelState.READY, 0)
+    finally:
+        await manager.close()

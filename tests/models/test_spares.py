@@ -114,10 +114,10 @@ async def test_tries_come_at_growing_intervals(behaviour: Path, caplog: pytest.L
     behaviour.write_text("die")
     async with spares(behaviour, keep=True):
         await until(lambda: len(caplog.records) >= 3)
-    assert [record.message.rpartition("; ")[2] for record in caplog.records[:3]] == [
-        "next try in 0.02 s",
-        "next try in 0.04 s",
-        "next try in 0.08 s",
+    assert [record.message.rpartition(". ")[2] for record in caplog.records[:3]] == [
+        "Next try in 0.02 s",
+        "Next try in 0.04 s",
+        "Next try in 0.08 s",
     ]
 
 

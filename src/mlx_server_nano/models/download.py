@@ -51,14 +51,14 @@ async def _follow(
         if isinstance(message, Refused):
             raise from_failure(message.failure)
         if isinstance(message, Fetched):
-            _log.info("downloaded %s", message.repository)
+            _log.info("Downloaded %s", message.repository)
             return message
         on_progress(message.done, message.total)
         if time.monotonic() >= next_line:
             next_line = time.monotonic() + LOG_INTERVAL
-            _log.info("downloading %s: %s", repository, _amount(message))
+            _log.info("Downloading %s: %s", repository, _amount(message))
     code = await process.wait()
-    raise HubUnavailableError(f"downloading {repository} failed: its process ended with code {code}")
+    raise HubUnavailableError(f"Downloading {repository} failed: its process ended with code {code}.")
 
 
 def _amount(progress: Progress) -> str:

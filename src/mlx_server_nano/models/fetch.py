@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 HUB_TIMEOUT: Final = 30.0  # seconds for the first question to the Hub
+# Seconds before the weights are tried again. What is complete stays, and huggingface_hub does not survive every broken
+# connection by itself.
+RETRY_PAUSES: Final = (1.0, 3.0)
 REPORT_INTERVAL: Final = 0.25  # seconds between two Progress messages
 
 
@@ -100,6 +103,8 @@ def fetch(repository: str, cache_dir: Path, meter: Meter, *, trust_remote_code: 
     """Bring what a model needs into the cache. Raises ServerErrors and whatever huggingface_hub does."""
     from huggingface_hub import HfApi, snapshot_download
 
+    from mlx_server_nano.models.hub_errors import explain
+
     info = HfApi().model_info(repository, files_metadata=True, timeout=HUB_TIMEOUT)
     files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     model_folder.check_files(files, info.id)
@@ -113,11 +118,20 @@ def fetch(repository: str, cache_dir: Path, meter: Meter, *, trust_remote_code: 
     index = folder / model_folder.INDEX
     weights = model_folder.weight_files(files, index.read_bytes() if index.is_file() else None)
     if absent := weights - files.keys():
-        raise UnsupportedModelError(f"{info.id} is incomplete on the Hub: {min(absent)} is missing")
-    _measure(info.id, folder, [files[name] for name in weights], meter)
-    folder = Path(snapshot_download(info.id, cache_dir=cache_dir, allow_patterns=[*small, *weights], tqdm_class=bar))
+        raise UnsupportedModelError(f"{info.id} is incomplete on the Hub: {min(absent)} is missing.")
+    for pause in (*RETRY_PAUSES, None):
+        _measure(info.id, folder, [files[name] for name in weights], meter)
+        try:
+            folder = Path(
+                snapshot_download(info.id, cache_dir=cache_dir, allow_patterns=[*small, *weights], tqdm_class=bar)
+            )
+            break
+        except Exception as error:
+            if pause is None or type(explain(error, info.id)) is not HubUnavailableError:
+                raise
+            time.sleep(pause)
     if not all((folder / name).is_file() for name in weights):
-        raise HubUnavailableError(f"downloading {info.id} from the Hub broke off")
+        raise HubUnavailableError(f"Downloading {info.id} from the Hub broke off.")
     return Fetched(info.id, str(folder))
 
 
@@ -127,7 +141,7 @@ def _measure(model: str, folder: Path, weights: list[RepoSibling], meter: Meter)
     missing = sum(file.size or 0 for file in weights if not (folder / file.rfilename).is_file())
     free = shutil.disk_usage(folder).free
     if missing > free:
-        raise DiskFullError(f"{model} needs {missing / 1e9:.1f} GB more on a disk with {free / 1e9:.1f} GB free")
+        raise DiskFullError(f"{model} needs {missing / 1e9:.1f} GB more on a disk with {free / 1e9:.1f} GB free.")
     meter.begin(total - missing, total)
 
 
@@ -158,13 +172,13 @@ def _end_with_parent(cache_dir: Path) -> None:
 
 
 def _remove_partial_files(cache_dir: Path) -> None:
-    """Remove the unfinished files that this process has open; another one's look the same. huggingface_hub would not
-    go on with them either: it names each one anew."""
+    """Remove the unfinished files that this process has open; another one's look the same. Not those without a random part
+    in their name: older releases of huggingface_hub go on with them."""
     opened = set()
     for descriptor in Path("/dev/fd").iterdir():  # Linux and macOS
         with contextlib.suppress(OSError):
             opened.add(_identity(os.fstat(int(descriptor.name))))
-    for file in cache_dir.glob("models--*/blobs/*.incomplete"):
+    for file in cache_dir.glob("models--*/blobs/*.*.incomplete"):
         with contextlib.suppress(OSError):
             if _identity(file.stat()) in opened:
                 file.unlink()

@@ -38,12 +38,13 @@ _log = logging.getLogger(__name__)
 class Manager:
     """All models of a server. `start` before and `close` after use, on one event loop.
 
-    command: how a worker process is started; `--fd N` is added to it.
+    command: how a worker process is started, None: as it is; `--fd N` is added to it.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, *, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, *, command: Sequence[str] | None = None) -> None:
         self._settings = settings
         self._catalog = catalog
+        command = command or (*COMMAND, "--log-level", settings.log_level)
         self._spares = Spares(command, worker_environment(), keep=settings.spare_worker)
         self._slots: dict[str, Slot] = {}
         self._leaving: set[Slot] = set()
@@ -116,7 +117,7 @@ class Manager:
             ref = await asyncio.to_thread(self._catalog.resolve, name)
             slot = self._slots.get(ref.key)
         if self._draining:
-            raise UnavailableError("the server is shutting down")
+            raise UnavailableError("The server is shutting down.")
         if slot is None:
             slot = self._slots[ref.key] = Slot(ref)
             self._spawn(self._bring_up(slot))
@@ -135,10 +136,10 @@ class Manager:
         except ServerError as refusal:
             error = refusal
         except asyncio.CancelledError:  # by `close` alone
-            error = UnavailableError("the server is shutting down")
+            error = UnavailableError("The server is shutting down.")
         except Exception as unexpected:
-            _log.exception("loading %s failed", slot.ref.id)
-            error = ModelLoadError(f"{slot.ref.id} cannot be loaded: {unexpected}")
+            _log.exception("Loading %s failed", slot.ref.id)
+            error = ModelLoadError(f"{slot.ref.id} can't be loaded: {unexpected}")
         finally:
             self._spares.refill()
         _log.warning("%s is not loaded: %s", slot.ref.id, error)
@@ -161,7 +162,7 @@ class Manager:
         slot.enter(ModelState.READY)
         slot.loaded_since = time.time()
         slot.ready.set_result((worker, info))
-        _log.info("loaded %s (%s) in %.1f s", slot.ref.id, info.model_type, time.monotonic() - started)
+        _log.info("Loaded %s (%s) in %.1f s", slot.ref.id, info.model_type, time.monotonic() - started)
         self._rest(slot)
 
     async def _download(self, slot: Slot) -> Path:
@@ -202,7 +203,7 @@ class Manager:
                     busy = ", ".join(other.ref.id for other in self._slots.values() if other.reserved_bytes)
                     raise OutOfMemoryError(
                         f"{slot.ref.id} needs about {gibibytes(need)}, and {gibibytes(max(free, 0))} are free while requests"
-                        f" run on {busy}: try again later"
+                        f" run on {busy}. Try again later."
                     )
             slot.reserved_bytes = need
 
@@ -210,7 +211,7 @@ class Manager:
         if need > self.memory_limit:
             raise OutOfMemoryError(
                 f"{model} needs about {gibibytes(need)} of memory, and {gibibytes(self.memory_limit)} is all that models may"
-                " take (--max-memory)"
+                " take (--max-memory)."
             )
 
     def _memory_in_use(self) -> int:
@@ -233,7 +234,7 @@ class Manager:
 
     async def _stop(self, slot: Slot) -> None:
         if slot.worker is not None:
-            _log.info("unloading %s", slot.ref.id)
+            _log.info("Unloading %s", slot.ref.id)
             await slot.worker.stop()
         self._leaving.discard(slot)  # if this is cancelled, `close` stops the worker
 

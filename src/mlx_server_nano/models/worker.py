@@ -221,11 +221,11 @@ class _Wire(asyncio.Protocol):
 
 def _describe(code: int, *, stopped: bool) -> str:
     if stopped:
-        return "the model's worker process was stopped"
+        return "The worker process was stopped."
     if code >= 0:
-        return f"the model's worker process ended with exit code {code}"
+        return f"The worker process ended with exit code {code}."
     name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
     hint = {"SIGKILL": " (the system may be out of memory)", "SIGABRT": " (the server's log has its last words)"}.get(
         name, ""
     )
-    return f"the model's worker process died of {name}{hint}"
+    return f"The worker process died of {name}{hint}."
