@@ -3,110 +3,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import AsyncExitStack
 
 import psutil
 import pytest
 
-from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import (
     GenerationError,
     ModelNotFoundError,
-    OutOfMemoryError,
     QueueFullError,
-    ServerError,
     UnavailableError,
     UnsupportedModelError,
     WorkerDiedError,
 )
-from mlx_server_nano.models.catalog import Catalog
-from mlx_server_nano.models.generation import Generation
-from mlx_server_nano.models.lease import Lease
-from mlx_server_nano.models.manager import Manager
 from mlx_server_nano.models.slot import ModelState
-from mlx_server_nano.protocol import Delta
-from mlx_server_nano.types import GenerationRequest, Sampling, TextPrompt
-from tests.hub_standin import HubStandin
 from tests.models import fake_worker
-from tests.models.folders import write_model, write_sparse
-from tests.tiny_models import make_model
+from tests.models.bench import Bench, read, start
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("child_path")]
-
-GIB = 1 << 30
-
-
-@pytest.fixture
-def no_orphans() -> Iterator[None]:
-    yield
-    assert psutil.Process().children(recursive=True) == []
-
-
-class Bench:
-    """A manager over models that the fake worker serves, by the names of their folders."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.log = folder / "log"
-        self.start_file = folder / "start"
-        self.start_file.write_text("ready")
-        self.manager: Manager
-
-    def model(self, name: str, script: str = "ok", *, weights_bytes: int = 1000) -> Path:
-        folder = write_sparse(self.folder / name, weights_bytes)
-        (folder / "script").write_text(script)
-        return folder
-
-    @asynccontextmanager
-    async def managed(self, *names: str, **settings: Any) -> AsyncIterator[Manager]:
-        settings = {"max_memory": GIB, "spare_worker": False, **settings}
-        catalog = Catalog(cache_dir=self.folder / "cache", built_in={name: self.folder / name for name in names})
-        command = [sys.executable, "-P", fake_worker.__file__, "--log", self.log, "--start-file", self.start_file]
-        self.manager = Manager(Settings(**settings), catalog, command=[str(part) for part in command])
-        await self.manager.start()
-        try:
-            yield self.manager
-        finally:
-            await self.manager.close()
-
-    def notes(self, word: str) -> list[str]:
-        """What the workers have noted that begins with a word, without their process ids."""
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return [note for line in lines if (note := line.split(" ", 1)[1]).startswith(word)]
-
-    def states(self) -> dict[str, ModelState]:
-        return {status.id: status.state for status in self.manager.status()}
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
-            while not true():
-                await asyncio.sleep(0.01)
-
-    async def use(self, name: str, prompt: str = "count 2") -> str:
-        async with self.manager.lease(name) as lease:
-            return await read(start(lease, prompt))
-
-
-@pytest.fixture
-def bench(tmp_path: Path, no_orphans: None) -> Bench:
-    return Bench(tmp_path)
-
-
-def start(lease: Lease, prompt: str, n: int = 1) -> Generation:
-    return lease.generate(GenerationRequest(prompt=TextPrompt(text=prompt), n=n))
-
-
-async def read(generation: Generation) -> str:
-    text = ""
-    while not generation.finished:
-        for event in await generation.next():
-            text += event.text if isinstance(event, Delta) else ""
-    return text
+pytestmark = pytest.mark.anyio
 
 
 async def test_a_lease_loads_the_model_and_gives_its_canonical_name(bench: Bench) -> None:
@@ -222,72 +136,6 @@ async def test_the_end_of_a_lease_cancels_what_is_unfinished(bench: Bench) -> No
         await bench.until(lambda: bench.notes("cancel") == ["cancel 1"])
 
 
-# Memory. A model of this size is estimated at 1.05 times its weights and a quarter of them.
-SIZE = 600 << 20
-NEED = int(SIZE * 1.3)
-
-
-async def test_the_least_recently_used_idle_model_makes_room(bench: Bench) -> None:
-    for name in "abc":
-        bench.model(name, weights_bytes=SIZE)
-    async with bench.managed("a", "b", "c", max_memory=2 * NEED):
-        await bench.use("a")
-        await bench.use("b")
-        await bench.use("a")
-        await bench.use("c")
-        assert bench.states() == {"a": ModelState.READY, "c": ModelState.READY}
-        # The old worker was gone before the new load began.
-        notes = [note for note in bench.notes("") if note.startswith(("load", "end"))]
-        assert notes == ["load a", "load b", "end", "load c"]
-
-
-async def test_a_model_in_use_is_never_unloaded(bench: Bench) -> None:
-    bench.model("a", weights_bytes=SIZE), bench.model("b", weights_bytes=SIZE)
-    async with bench.managed("a", "b", max_memory=NEED) as manager:
-        async with manager.lease("a") as lease:
-            with pytest.raises(
-                OutOfMemoryError, match=r"b needs about 0.8 GiB, and 0.0 GiB are free .* on a"
-            ) as caught:
-                await bench.use("b")
-            assert caught.value.retry_after
-            assert await read(start(lease, "count 1")) == "t0 "
-        assert await bench.use("b") == "t0 t1 "
-        assert bench.states() == {"b": ModelState.READY}
-        assert bench.notes("load") == ["load a", "load b"]
-
-
-async def test_a_model_larger_than_the_limit_is_refused_before_anything_is_unloaded(bench: Bench) -> None:
-    bench.model("a"), bench.model("big", weights_bytes=4 * GIB)
-    async with bench.managed("a", "big"):
-        await bench.use("a")
-        with pytest.raises(OutOfMemoryError, match=r"big needs about 5.2 GiB of memory, and 1.0 GiB is all"):
-            await bench.use("big")
-        assert bench.states() == {"a": ModelState.READY}
-        assert bench.notes("load") == ["load a"]
-
-
-async def test_what_a_worker_reports_counts_once_it_is_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.model("a"), bench.model("b")
-    async with bench.managed("a", "b", max_memory=300 << 20):  # room for two by estimate
-        await bench.use("a")
-        await bench.use("b")
-        assert set(bench.states()) == {"a", "b"}
-    async with bench.managed("a", "b", max_memory=300 << 20) as manager:
-        await bench.use("a", "count 2")
-        monkeypatch.setattr(manager._slots["a"].worker, "memory_bytes", 200 << 20)
-        await bench.use("b")
-        assert set(bench.states()) == {"b"}
-
-
-async def test_the_limit_follows_the_device(bench: Bench) -> None:
-    bench.model("a")
-    async with bench.managed("a", max_memory=None) as manager:
-        machine = manager.memory_limit
-        assert 0 < machine <= psutil.virtual_memory().total
-    async with bench.managed("a", max_memory=12345) as manager:
-        assert manager.memory_limit == 12345
-
-
 async def test_an_idle_model_is_unloaded_and_one_in_use_is_not(bench: Bench) -> None:
     bench.model("a"), bench.model("b")
     async with bench.managed("a", "b", idle_timeout=0.05) as manager, manager.lease("a"):
@@ -371,17 +219,6 @@ async def test_the_spare_worker_gets_the_model_and_another_takes_its_place(bench
         await bench.until(lambda: len(bench.notes("start")) == 2)
 
 
-async def test_a_worker_is_kept_as_the_spare_if_its_model_does_not_fit(bench: Bench) -> None:
-    bench.model("a"), bench.model("big", weights_bytes=4 * GIB)
-    async with bench.managed("a", "big", spare_worker=True):
-        for _ in range(3):
-            with pytest.raises(OutOfMemoryError):
-                await bench.use("big")
-        await bench.use("a")
-        assert bench.notes("load") == ["load a"]
-    assert len(bench.notes("start")) <= 2
-
-
 async def test_without_workers_there_is_a_problem_until_one_starts_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,81 +241,3 @@ async def test_unknown_names_start_nothing(bench: Bench) -> None:
             with pytest.raises(ModelNotFoundError):
                 await bench.use(name)
         assert manager.status() == []
-
-
-async def test_requests_share_one_download(bench: Bench, hub: HubStandin) -> None:
-    hold = threading.Event()
-    hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo", weights=b"x" * 200_000), hold=hold)
-    async with bench.managed() as manager:
-        names = ("mlx-community/Tiny-4bit", "mlx-community/tiny-4BIT", "tiny-4bit")
-        using = [asyncio.create_task(bench.use(name)) for name in names]
-        await asyncio.to_thread(hub.holding.wait, 60)
-        assert [status.state for status in manager.status()] == [ModelState.DOWNLOADING]
-        using[0].cancel()
-        hold.set()
-        assert await asyncio.gather(*using[1:]) == ["t0 t1 "] * 2
-        assert [status.id for status in manager.status()] == ["mlx-community/Tiny-4bit"]
-        async with manager.lease("tiny") as lease:
-            assert lease.model_id == "mlx-community/Tiny-4bit"
-    weights = [
-        request for request in hub.requests if request.startswith("GET") and request.endswith("model.safetensors")
-    ]
-    assert len(weights) == 1
-
-
-async def test_a_cached_model_needs_no_hub(bench: Bench, hub: HubStandin) -> None:
-    hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo"))
-    async with bench.managed():
-        await bench.use("mlx-community/Tiny-4bit")
-        await bench.manager.close()
-    hub.requests.clear()
-    async with bench.managed():
-        assert await bench.use("tiny") == "t0 t1 "
-    assert hub.requests == []
-
-
-async def test_a_download_that_can_never_fit_is_stopped(bench: Bench, hub: HubStandin) -> None:
-    hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo", weights=b"x" * 200_000))
-    async with bench.managed(max_memory=1000) as manager:
-        with pytest.raises(OutOfMemoryError, match="--max-memory"):
-            await bench.use("mlx-community/Tiny-4bit")
-        assert manager.status() == []
-    assert not list((bench.folder / "cache").rglob("model.safetensors"))
-
-
-@pytest.mark.parametrize(("fault", "expected"), [({"status": 404, "code": "RepoNotFound"}, ModelNotFoundError)])
-async def test_a_failed_download_reaches_all_who_wait(
-    bench: Bench, hub: HubStandin, fault: dict[str, Any], expected: type[ServerError]
-) -> None:
-    hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo"), **fault)
-    async with bench.managed():
-        errors = await asyncio.gather(*(bench.use("tiny-4bit") for _ in range(2)), return_exceptions=True)
-        assert [type(error) for error in errors] == [expected] * 2
-
-
-async def test_close_during_a_download(bench: Bench, hub: HubStandin) -> None:
-    hold = threading.Event()
-    hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo", weights=b"x" * 200_000), hold=hold)
-    async with bench.managed() as manager:
-        using = asyncio.create_task(bench.use("tiny-4bit"))
-        await asyncio.to_thread(hub.holding.wait, 60)
-        await manager.close()
-        with pytest.raises(UnavailableError, match="shutting down"):
-            await using
-    assert not list((bench.folder / "cache").rglob("*.incomplete"))
-
-
-async def test_the_real_worker_speaks_the_same_protocol(tmp_path: Path, hub: HubStandin, no_orphans: None) -> None:
-    hub.add("mlx-community/Tiny-4bit", make_model(tmp_path / "repo", bits=4, shards=2))
-    manager = Manager(Settings(spare_worker=False), Catalog(cache_dir=tmp_path / "cache"))
-    request = GenerationRequest(prompt=TextPrompt(text="Hello"), max_tokens=5, sampling=Sampling(temperature=0.0))
-    try:
-        async with manager.lease("tiny-4bit") as lease:
-            assert (lease.model_id, lease.info.model_type) == ("mlx-community/Tiny-4bit", "qwen3")
-            first = await read(lease.generate(request))
-            assert first and first == await read(lease.generate(request))
-            lease.generate(GenerationRequest(prompt=TextPrompt(text="Hello"))).cancel()
-            (status,) = manager.status()
-            assert (status.state, status.running) == (ModelState.READY, 0)
-    finally:
-        await manager.close()
