@@ -8,12 +8,7 @@ from typing import Any
 import pytest
 
 from mlx_server_nano.config import Settings
-from mlx_server_nano.errors import (
-    ModelNotFoundError,
-    OutOfMemoryError,
-    ServerError,
-    UnavailableError,
-)
+from mlx_server_nano.errors import ModelNotFoundError, OutOfMemoryError, ServerError, UnavailableError
 from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.manager import Manager
 from mlx_server_nano.models.slot import ModelState

@@ -3,18 +3,15 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from mlx_server_nano.errors import (
-    OutOfMemoryError,
-)
+from mlx_server_nano.errors import OutOfMemoryError
 from mlx_server_nano.models.slot import ModelState
 from tests.models.bench import GIB, Bench, read, start
 
 pytestmark = pytest.mark.anyio
 
 
-# Memory. A model of this size is estimated at 1.05 times its weights and a quarter of them.
 SIZE = 600 << 20
-NEED = int(SIZE * 1.3)
+NEED = int(SIZE * 1.3)  # what `estimate` makes of it
 
 
 async def test_the_least_recently_used_idle_model_makes_room(bench: Bench) -> None:

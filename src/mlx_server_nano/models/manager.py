@@ -168,7 +168,9 @@ class Manager:
     async def _download(self, slot: Slot) -> Path:
         def on_progress(done: int, total: int) -> None:
             slot.set_progress(done / total if total else 0.0)
-            self._refuse_too_large(slot.ref.id, estimate(total))
+            if self._settings.max_memory is not None or self._spares.device is not None:
+                # Else the limit is a guess from the machine's memory, and the device may have more.
+                self._refuse_too_large(slot.ref.id, estimate(total))
 
         fetched = await download(
             slot.ref.id, self._catalog.cache_dir, on_progress, trust_remote_code=self._settings.trust_remote_code
