@@ -11,8 +11,9 @@ direction, one `ToGateway` in the other. A worker's life:
                              <-       Generate(request_id, request)* and Cancel(request_id)*
     Step(events)*            ->                     one frame per engine step, all rows together
 
-For each request a worker sends `Started`, then `Delta`s, the last one of each choice with a finish reason; or `Failed`
-at any point, and nothing after it. A cancelled request gets nothing more. Either side's end of file ends the worker.
+For each request a worker sends `Started`, an `Echo` if it is asked for, then `Delta`s, the last one of each choice with
+a finish reason; or `Failed` at any point, and nothing after it. A cancelled request gets nothing more. Either side's
+end of file ends the worker.
 """
 
 from __future__ import annotations
@@ -104,6 +105,17 @@ class Started(Struct, frozen=True, array_like=True, tag="started"):
     prompt_tail: str
 
 
+class Echo(Struct, frozen=True, array_like=True, tag="echo"):
+    """The prompt's text. first_token and logprobs, if the request asks for log-probabilities: the first token's bytes,
+    before which there is nothing that could predict it, and what is to be said of all others."""
+
+    request_id: int
+    first_choice: int
+    text: str
+    first_token: bytes = b""
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
 class Delta(Struct, frozen=True, array_like=True, tag="delta"):
     """New text of one choice. `tokens` counts those behind it (they may exceed what the text shows while text is held
     back for a stop string). `stop` is the stop string that ended the choice, if one did."""
@@ -124,7 +136,7 @@ class Failed(Struct, frozen=True, array_like=True, tag="failed"):
     failure: Failure
 
 
-Event = Started | Delta | Failed
+Event = Started | Echo | Delta | Failed
 
 
 class Step(Struct, frozen=True, array_like=True, tag="step"):

@@ -126,9 +126,11 @@ class ThinkingBudget(Struct, frozen=True, kw_only=True):
 class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that a worker needs to answer a request; every dialect decodes to this.
 
-    max_tokens: tokens at most for each choice; None: until the context is full.
+    max_tokens: tokens at most for each choice; None: until the context is full; 0: only the prompt is processed.
     stop: strings that end a choice and are not part of it.
-    n: how many choices, from one prefill.
+    n: how many choices, from one prefill. first_choice: the number of the first one, for a client's request that becomes
+    several of these.
+    echo: send the prompt's text ahead of the choices, with its tokens' log-probabilities if `logprobs` asks for any.
     logprobs: None: none wanted; k: the chosen token's log-probability and the k most likely alternatives'.
     constraint: a grammar that every choice follows, whatever the sampling. thinking: a limit for its reasoning.
     """
@@ -138,6 +140,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
+    first_choice: int = 0
+    echo: bool = False
     logprobs: int | None = None
     constraint: Constraint | None = None
     thinking: ThinkingBudget | None = None

@@ -111,6 +111,20 @@ async def test_requests_share_a_worker_and_choices_end_one_by_one(tmp_path: Path
         assert last == [0, 1, 2]
 
 
+async def test_requests_that_belong_together_end_together(tmp_path: Path) -> None:
+    async with loaded(tmp_path) as worker:
+        both = worker.generate(ask("count 3"), ask("count 2", n=2))
+        assert (worker.running, worker.open_choices) == (1, 3)
+        assert len((await read(both)).split()) == 7
+        assert worker.running == 0
+        failing = worker.generate(ask("hold"), ask("fail"), ask("hold"))
+        await fails(GenerationError, read(failing), "made to fail")
+        assert (worker.running, worker.open_choices, failing.finished) == (0, 0, False)
+        left = worker.generate(ask("hold"), ask("hold"))
+        left.cancel()
+        assert (worker.running, left.finished) == (0, True)
+
+
 async def test_next_gives_all_that_is_pending_at_once(tmp_path: Path) -> None:
     async with loaded(tmp_path) as worker:
         slow = worker.generate(ask("count 100"))

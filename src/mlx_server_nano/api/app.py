@@ -10,6 +10,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from mlx_server_nano.api.chat import ChatDialect
+from mlx_server_nano.api.completions import CompletionDialect
 from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.middleware import HEALTH_PATH, ApiKey, Draining, Errors, RequestIds
 from mlx_server_nano.api.models import ModelEndpoints
@@ -36,10 +37,12 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
 
     models = ModelEndpoints(manager, catalog)
     chat = GenerationEndpoint(settings, manager, gate, ChatDialect(settings).prepare)
+    completions = GenerationEndpoint(settings, manager, gate, CompletionDialect().prepare)
     routes = [
         Route("/", Methods({"GET": welcome})),
         Route(HEALTH_PATH, Methods({"GET": Health(manager, gate)})),
         Route("/v1/chat/completions", Methods({"POST": chat})),
+        Route("/v1/completions", Methods({"POST": completions})),
         Route("/v1/models", Methods({"GET": models.list})),
         Route("/v1/models/{name:path}", Methods({"GET": models.retrieve})),
     ]

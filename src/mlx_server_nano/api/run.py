@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 class StreamEncoder(Protocol):
     """Events to the bytes of a stream, in whole server-sent events."""
 
-    def begin(self, lease: Lease) -> GenerationRequest:
-        """The request as the leased model takes it. Raises InvalidRequestError for what the model can't do."""
+    def begin(self, lease: Lease) -> GenerationRequest | tuple[GenerationRequest, ...]:
+        """The request, or requests, as the leased model takes it. Raises InvalidRequestError for what the model can't
+        do."""
 
     def feed(self, events: Sequence[Event]) -> bytes:
         """What the client sees of these events; may be empty."""
@@ -48,7 +49,7 @@ class StreamEncoder(Protocol):
 class AnswerEncoder(Protocol):
     """Events to one JSON body."""
 
-    def begin(self, lease: Lease) -> GenerationRequest:
+    def begin(self, lease: Lease) -> GenerationRequest | tuple[GenerationRequest, ...]:
         """As of a StreamEncoder."""
 
     def feed(self, events: Sequence[Event]) -> None: ...
@@ -111,7 +112,8 @@ class GenerationEndpoint:
 
     async def _generate(self, job: StreamJob | AnswerJob, take: Callable[[Sequence[Event]], Awaitable[None]]) -> None:
         async with self._manager.lease(job.model) as lease:
-            generation = lease.generate(job.encoder.begin(lease))
+            requests = job.encoder.begin(lease)
+            generation = lease.generate(*(requests if isinstance(requests, tuple) else (requests,)))
             try:
                 while not generation.finished:
                     await take(await generation.next())

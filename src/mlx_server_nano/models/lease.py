@@ -34,13 +34,13 @@ class Lease:
         self._capacity = capacity
         self._generations: list[Generation] = []
 
-    def generate(self, request: GenerationRequest) -> Generation:
-        """Start a request. Raises QueueFullError if it and the model's unfinished choices exceed what may run and
-        wait, WorkerDiedError if the worker has died."""
+    def generate(self, *requests: GenerationRequest) -> Generation:
+        """Start requests that belong together. Raises QueueFullError if they and the model's unfinished choices exceed
+        what may run and wait, WorkerDiedError if the worker has died."""
         unfinished = self._worker.open_choices
-        if unfinished and unfinished + request.n > self._capacity:
+        if unfinished and unfinished + sum(request.n for request in requests) > self._capacity:
             raise QueueFullError(f"{self.model_id} has {unfinished} unfinished choices of {self._capacity} at most.")
-        generation = self._worker.generate(request)
+        generation = self._worker.generate(*requests)
         self._generations.append(generation)
         return generation
 

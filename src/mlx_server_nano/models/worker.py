@@ -111,12 +111,12 @@ class Worker:
     @property
     def running(self) -> int:
         """Requests that are not finished."""
-        return len(self._generations)
+        return len(set(self._generations.values()))
 
     @property
     def open_choices(self) -> int:
         """Choices of all requests that have no finish reason yet."""
-        return sum(generation.open_choices for generation in self._generations.values())
+        return sum(generation.open_choices for generation in set(self._generations.values()))
 
     async def load(self, folder: Path, options: LoadOptions, on_progress: Callable[[float], None]) -> ModelInfo:
         """Load a model. `on_progress` gets the fraction of the weights' bytes.
@@ -130,12 +130,13 @@ class Worker:
         self._refuse_if_dead()
         return info
 
-    def generate(self, request: GenerationRequest) -> Generation:
-        """Send a request to the loaded model. Raises WorkerDiedError."""
-        request_id = next(self._ids)
-        generation = Generation(request.n, lambda: self._cancel(request_id))
-        self._send(Generate(request_id, request))
-        self._generations[request_id] = generation
+    def generate(self, *requests: GenerationRequest) -> Generation:
+        """Send requests that belong together to the loaded model. Raises WorkerDiedError."""
+        ids = [next(self._ids) for _ in requests]
+        generation = Generation(ids, sum(request.n for request in requests), lambda: self._cancel(ids))
+        for request_id, request in zip(ids, requests, strict=True):
+            self._send(Generate(request_id, request))
+            self._generations[request_id] = generation
         return generation
 
     async def stop(self) -> None:
@@ -152,9 +153,10 @@ class Worker:
         self._refuse_if_dead()
         self._transport.write(to_frame(message))
 
-    def _cancel(self, request_id: int) -> None:
-        if self._generations.pop(request_id, None) is not None and self._end is None:
-            self._transport.write(to_frame(Cancel(request_id)))
+    def _cancel(self, request_ids: Sequence[int]) -> None:
+        for request_id in request_ids:
+            if self._generations.pop(request_id, None) is not None and self._end is None:
+                self._transport.write(to_frame(Cancel(request_id)))
 
     def _received(self, data: bytes) -> None:
         try:
@@ -184,6 +186,7 @@ class Worker:
             generation = generations.get(event.request_id)
             if generation is not None and generation.push(event):
                 del generations[event.request_id]
+                self._cancel(generation.request_ids)  # of one that failed, the others
 
     async def _supervise(self) -> None:
         """Wait for the process's end, which nothing but this observes, and tell everybody."""
@@ -201,7 +204,7 @@ class Worker:
         if not self._reply.done():
             self._reply.set_exception(error)
             self._reply.exception()  # nobody may be waiting
-        for generation in self._generations.values():
+        for generation in set(self._generations.values()):
             generation.fail(error)
         self._generations.clear()
         self.on_exit()

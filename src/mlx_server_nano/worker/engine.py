@@ -14,7 +14,8 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_server_nano.errors import Failure
-from mlx_server_nano.protocol import Cancel, Event, Failed, LoadOptions, Started, Step
+from mlx_server_nano.protocol import Cancel, Delta, Echo, Event, Failed, LoadOptions, Started, Step
+from mlx_server_nano.types import FinishReason, TextPrompt
 from mlx_server_nano.worker import memory, slots
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.detokenizer import make_detokenizer
@@ -30,6 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 _PADDING_BYTES = 256 << 20
 _CLEAR_EVERY = 256
+_SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
 
 Incoming = Prepared | Cancel | tuple[int, Failure]
 
@@ -182,7 +184,7 @@ class Engine:
         decoding = self._batch.rows + sum(1 for row in self._joining if row.sequence.wants_step)
         for prefill in self._scheduler.admit(decoding):
             prepared = prefill.prepared
-            start = self._reuse.start(prepared.ids)
+            start = self._reuse.fresh() if prepared.scored else self._reuse.start(prepared.ids)
             prefill.caches, prefill.done, prefill.lease = start.caches, start.length, start.lease
             self._events.append(Started(prepared.request_id, len(prepared.ids), start.length, prepared.tail))
         budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
@@ -200,8 +202,14 @@ class Engine:
         end = prefill.done + count
         while prefill.done < end:
             stop = min([end, *(at for at in prepared.branches if at > prefill.done)])
+            if prepared.scored:
+                stop = min(stop, prefill.done + max(1, _SCORED_LOGITS // self._loaded.info.vocab_size))
             chunk = mx.array([prepared.ids[prefill.done : stop]])
-            self._loaded.model(chunk, cache=prefill.caches)
+            logits = self._loaded.model(chunk, cache=prefill.caches)
+            if prepared.scored:
+                following = prepared.ids[prefill.done + 1 : stop + 1]
+                reader = LogprobReader.of_prompt(logits[0], following, prepared.request.logprobs or 0)
+                prefill.logprobs += reader.read(self._loaded.vocabulary).values()
             mx.eval([array for cache in prefill.caches for array in slots.arrays(cache)])
             prefill.done = stop
             if stop in prepared.branches:
@@ -216,12 +224,19 @@ class Engine:
         room = self._loaded.info.context_length - len(prepared.ids)
         caches, held = prefill.caches, prepared.ids[: prefill.done]
         self._reuse.snapshot(held, caches)
+        if request.echo:
+            self._events.append(self._echo(prefill))
+        if request.max_tokens == 0:
+            self._reuse.finish(prefill.lease, held, lambda: caches)
+            for choice in range(request.first_choice, request.first_choice + request.n):
+                self._events.append(Delta(prepared.request_id, choice, "", 0, finish=FinishReason.LENGTH))
+            return
         lease = self._reuse.share(prefill.lease, held, caches)
         for choice in range(request.n):
             last = choice == request.n - 1
             sequence = Sequence(
                 request_id=prepared.request_id,
-                choice=choice,
+                choice=request.first_choice + choice,
                 prompt=prepared.ids,
                 sampling=self._loaded.row_sampling(request.sampling),
                 max_tokens=room if request.max_tokens is None else min(room, request.max_tokens),
@@ -237,6 +252,13 @@ class Engine:
             own = caches if last else [slots.fork(cache) for cache in caches]
             token = mx.array(prepared.ids[-1:], dtype=mx.uint32)
             self._joining.append(Row(sequence, own, token, lease if last else None))
+
+    def _echo(self, prefill: Prefill) -> Echo:
+        prepared, request = prefill.prepared, prefill.prepared.request
+        vocabulary = self._loaded.vocabulary
+        text = request.prompt.text if isinstance(request.prompt, TextPrompt) else vocabulary.text_of(prepared.ids)
+        first = vocabulary.bytes_of(prepared.ids[0]) if prepared.scored else b""
+        return Echo(prepared.request_id, request.first_choice, text, first, tuple(prefill.logprobs))
 
     def _fail_group(self, group: Group, sequences: list[Sequence], error: Exception) -> None:
         """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped."""

@@ -85,11 +85,12 @@ class Tokenizing:
     def _check(self, ids: list[int], request: GenerationRequest) -> None:
         if not ids:
             raise InvalidRequestError("The prompt is empty.", param="prompt")
-        if len(ids) >= self._context_length:
+        room = 0 if request.max_tokens == 0 else 1
+        if len(ids) + room > self._context_length:
             param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
             raise ContextLengthError(
-                f"This model's maximum context length is {self._context_length} tokens, but the prompt has {len(ids)}; "
-                "at least one must be left for the answer.",
+                f"This model's maximum context length is {self._context_length} tokens, but the prompt has {len(ids)}"
+                + ("; at least one must be left for the answer." if room else "."),
                 param=param,
             )
         for token_id in request.sampling.logit_bias:
