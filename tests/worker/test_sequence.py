@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 from typing import Any
 
 import pytest
@@ -165,7 +166,7 @@ def test_text_sent_with_a_late_stop_string_keeps_its_log_probabilities():
 def test_however_the_bytes_are_cut_into_tokens(letters, cuts, limit, stops):
     data = "".join(letters).encode()
     at = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    tokens = [data[a:b] for a, b in zip(at, at[1:], strict=False)]
+    tokens = [data[a:b] for a, b in itertools.pairwise(at)]
     sequence, deltas = run(tokens, stops=stops, max_tokens=limit)
     seen = b"".join(tokens[:limit]).decode(errors="replace")
     ends = [(seen.find(stop) + len(stop), seen.find(stop)) for stop in stops if stop in seen]
