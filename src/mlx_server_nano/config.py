@@ -245,6 +245,14 @@ SETTINGS: Final = (
         "Keep one worker process warm, so that a model loads seconds sooner.",
     ),
     Setting(
+        "local_paths",
+        "--local-paths/--no-local-paths",
+        "MLX_LOCAL_PATHS",
+        _boolean,
+        "",
+        "Let clients name a folder of this machine as the model.",
+    ),
+    Setting(
         "trust_remote_code",
         "--trust-remote-code",
         "MLX_TRUST_REMOTE_CODE",
@@ -278,6 +286,7 @@ class Settings:
     keepalive_interval: float = 5.0
     shutdown_timeout: float = 30.0
     spare_worker: bool = True
+    local_paths: bool = True
     trust_remote_code: bool = False
 
 

@@ -69,7 +69,7 @@ class Engine:
             batchable=loaded.info.batchable,
             padding_limit=max(loaded.info.weights_bytes, _PADDING_BYTES) // per_token,
         )
-        self._masks = Masks(loaded.info.vocab_size)
+        self._masks = Masks(loaded.grammars.vocab_size)
         self._joining: list[Row] = []
         self._launched: list[_Step] = []
         self._events: list[Event] = []
@@ -129,7 +129,7 @@ class Engine:
         for group in list(self._batch.groups):
             try:
                 logits = group.forward()
-                if any(group.grammars):
+                if group.held:
                     mx.async_eval(logits)
                     yield _Pass(group, logits, None)
                 else:
@@ -142,7 +142,7 @@ class Engine:
             return launch.step
         group = launch.group
         try:
-            allowed = self._masks.fill(group.grammars)
+            allowed = self._masks.fill(group.grammars, group.forced)
             return self._sample(group, launch.logits, mx.array(allowed))
         except Exception as error:
             self._fail_group(group, group.sequences, error)
@@ -232,6 +232,7 @@ class Engine:
                 stops=request.stop,
                 logprobs=request.logprobs,
                 grammar=prepared.grammar.fork() if prepared.grammar else None,
+                thinking=prepared.thinking.fork() if prepared.thinking else None,
             )
             own = caches if last else [slots.fork(cache) for cache in caches]
             token = mx.array(prepared.ids[-1:], dtype=mx.uint32)

@@ -97,6 +97,16 @@ class Group:
         """Each row's grammar; None where it has none or needs none any more."""
         return [None if sequence.done else sequence.grammar for sequence in self.sequences]
 
+    @property
+    def forced(self) -> list[int | None]:
+        """The token that a row must take next; None where it is free."""
+        return [None if s.done or s.thinking is None else s.thinking.forced for s in self.sequences]
+
+    @property
+    def held(self) -> bool:
+        """Whether what may come next in some row depends on its last token."""
+        return any(s.grammar is not None or (s.thinking is not None and s.thinking.active) for s in self.sequences)
+
     def forward(self) -> mx.array:
         """Run the model on every row's last token: logits `[rows, vocabulary]`, lazy."""
         if self._slotted:

@@ -96,9 +96,11 @@ class Sampler:
 
 
 def unpacked(bits: mx.array, n: int) -> mx.array:
-    """Bools `[rows, n]` from 32-bit words `[rows, words]`, lowest bit first."""
-    spread = (bits[:, :, None] >> mx.arange(32, dtype=bits.dtype)) & 1
-    return spread.reshape(bits.shape[0], -1)[:, :n] != 0
+    """Bools `[rows, n]` from 32-bit words `[rows, words]`, lowest bit first; False past the last word, as models pad their
+    vocabulary."""
+    spread = ((bits[:, :, None] >> mx.arange(32, dtype=bits.dtype)) & 1).reshape(bits.shape[0], -1)
+    missing = max(0, n - spread.shape[1])
+    return mx.pad(spread, [(0, 0), (0, missing)])[:, :n] != 0
 
 
 def draw(weights: mx.array, uniform: mx.array) -> mx.array:

@@ -15,12 +15,13 @@ from mlx_server_nano.types import GenerationRequest
 if TYPE_CHECKING:
     from mlx_server_nano.worker.grammar import RowGrammar
     from mlx_server_nano.worker.prefix import Entry
+    from mlx_server_nano.worker.thinking import ThinkingLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """A request with its prompt rendered and tokenized. `tail`: the prompt's last characters; `continues_text`: the
-    output follows on plain text, not on a chat turn; `grammar`: the compiled constraint, at its start;
+    output follows on plain text, not on a chat turn; `grammar` and `thinking`: as at the start;
     `branches`: counts of tokens after which later requests are likely to differ from this one."""
 
     request_id: int
@@ -29,6 +30,7 @@ class Prepared:
     tail: str
     continues_text: bool
     grammar: RowGrammar | None = None
+    thinking: ThinkingLimit | None = None
     branches: tuple[int, ...] = ()
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 from enum import Enum
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 _SPACE = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+_MARKUP = re.compile(r"<\S+>\Z")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
 
 
@@ -62,6 +63,13 @@ class Vocabulary:
     @property
     def exact(self) -> bool:
         return self.scheme is not Scheme.UNKNOWN
+
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """The tokens that are markup, not text: those flagged so, and added ones that look like `<this>`, which many
+        tokenizers forget to flag."""
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        return {t.content: int(i) for i, t in added.items() if t.special or _MARKUP.match(t.content)}
 
     def bytes_of(self, token_id: int) -> bytes:
         """The token's bytes; b"" for an id without an entry (models pad their vocabulary)."""
