@@ -3,9 +3,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.hub_standin import HubStandin
+from tests.models.bench import Bench
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -30,3 +32,14 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, child_path: None) -> It
     with HubStandin() as standin:
         monkeypatch.setenv("HF_ENDPOINT", standin.url)
         yield standin
+
+
+@pytest.fixture
+def no_orphans() -> Iterator[None]:
+    yield
+    assert psutil.Process().children(recursive=True) == []
+
+
+@pytest.fixture
+def bench(tmp_path: Path, child_path: None, no_orphans: None) -> Bench:
+    return Bench(tmp_path)

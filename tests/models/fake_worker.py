@@ -16,7 +16,6 @@ import select
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 
 from mlx_server_nano.errors import GenerationError, UnsupportedModelError
@@ -111,7 +110,8 @@ class FakeWorker:
             self.send(LoadFailed(UnsupportedModelError("this model is made to fail").to_failure()))
             return
         while script == "wait" and not (folder / "go").exists():
-            time.sleep(0.01)
+            if select.select([self._connection], [], [], 0.01)[0]:
+                return  # the end of the socket, which the main loop handles
         self.send(Loaded(INFO))
 
     def _prompt(self, generate: Generate) -> list[str]:

@@ -38,6 +38,10 @@ def start(**flags: str | bool | None) -> None:
             "Listening on %s without an API key: anyone who reaches this port can use the server (--api-key, --host)",
             settings.host,
         )
+    from mlx_server_nano.models.preflight import installation_problem
+
+    if (problem := installation_problem()) is not None:
+        logger.error("%s", problem)
     if settings.reload:
         _serve_and_reload(settings, listener)
     else:

@@ -73,7 +73,7 @@ class Catalog:
         if names.is_repository(name):
             return self._repository(name, cached)
         if not names.is_short(name):
-            raise ModelNotFoundError(f"{name!r} can be no model's name")
+            raise ModelNotFoundError(f"{name!r} can be no model's name.")
         ranked = [
             (rank, repository, folder)
             for repository, storage in sorted(cached.items())
@@ -82,7 +82,7 @@ class Catalog:
         best = [item for item in ranked if item[0] == min(ranked)[0]]
         if len(best) > 1:
             fitting = ", ".join(repository for _, repository, _ in best)
-            raise ModelNotFoundError(f"{name!r} may be any of {fitting}: give the full name")
+            raise ModelNotFoundError(f"{name!r} may be any of {fitting}: give the full name.")
         if best:
             return ModelRef(best[0][1], ModelKind.HUB, best[0][2])
         return self._repository(f"{names.DEFAULT_OWNER}/{name}", cached)
@@ -103,14 +103,14 @@ class Catalog:
 
     def _local(self, name: str) -> ModelRef:
         if not self._allow_local_paths:
-            raise ModelNotFoundError("this server does not load models by path")
+            raise ModelNotFoundError("This server does not load models by path.")
         try:
             folder = Path(name).expanduser().absolute()
             if not folder.is_dir():
-                raise ModelNotFoundError(f"there is no folder {folder}")
+                raise ModelNotFoundError(f"There is no folder {folder}.")
             self._check(folder, str(folder))
         except (OSError, RuntimeError) as error:
-            raise ModelNotFoundError(f"cannot read the folder {name}: {error}") from error
+            raise ModelNotFoundError(f"The folder {name} can't be read: {error}") from error
         return ModelRef(str(folder), ModelKind.LOCAL, folder)
 
     def _repository(self, name: str, cached: Mapping[str, Path]) -> ModelRef:

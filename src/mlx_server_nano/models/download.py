@@ -13,8 +13,10 @@ from typing import Final, cast
 import msgspec
 
 from mlx_server_nano.errors import HubUnavailableError, from_failure
-from mlx_server_nano.models.fetch import ABORT_GRACE, Fetched, Message, Progress, Refused
+from mlx_server_nano.models.fetch import Fetched, Message, Progress, Refused
+from mlx_server_nano.models.process import spawn
 
+END_GRACE: Final = 5.0  # seconds for the process to remove its partial files
 LOG_INTERVAL: Final = 5.0  # seconds between two lines about one download
 
 _log = logging.getLogger(__name__)
@@ -32,9 +34,7 @@ async def download(
     command = [sys.executable, "-P", "-m", "mlx_server_nano.models.fetch", repository, str(cache_dir)]
     if trust_remote_code:
         command.append("--trust-remote-code")
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
-    )
+    process = await spawn(*command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
     try:
         return await _follow(process, repository, on_progress)
     finally:
@@ -51,14 +51,14 @@ async def _follow(
         if isinstance(message, Refused):
             raise from_failure(message.failure)
         if isinstance(message, Fetched):
-            _log.info("downloaded %s", message.repository)
+            _log.info("Downloaded %s", message.repository)
             return message
         on_progress(message.done, message.total)
         if time.monotonic() >= next_line:
             next_line = time.monotonic() + LOG_INTERVAL
-            _log.info("downloading %s: %s", repository, _amount(message))
+            _log.info("Downloading %s: %s", repository, _amount(message))
     code = await process.wait()
-    raise HubUnavailableError(f"downloading {repository} failed: its process ended with code {code}")
+    raise HubUnavailableError(f"Downloading {repository} failed: its process ended with code {code}.")
 
 
 def _amount(progress: Progress) -> str:
@@ -70,7 +70,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     """End of input stops the child; it removes its partial files first."""
     cast(asyncio.StreamWriter, process.stdin).close()
     try:
-        await asyncio.wait_for(process.wait(), ABORT_GRACE + 1)
+        await asyncio.wait_for(process.wait(), END_GRACE)
     except TimeoutError:
         process.kill()
         await process.wait()

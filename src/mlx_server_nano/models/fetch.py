@@ -12,6 +12,7 @@ snapshot that has all its weights has everything.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 HUB_TIMEOUT: Final = 30.0  # seconds for the first question to the Hub
+# Seconds before the weights are tried again. What is complete stays, and huggingface_hub does not survive every broken
+# connection by itself.
+RETRY_PAUSES: Final = (1.0, 3.0)
 REPORT_INTERVAL: Final = 0.25  # seconds between two Progress messages
-ABORT_GRACE: Final = 5.0  # seconds for huggingface_hub to remove its partial files
 
 
 class Progress(Struct, frozen=True, tag="progress"):
@@ -57,17 +60,12 @@ class Refused(Struct, frozen=True, tag="refused"):
 Message = Progress | Fetched | Refused
 
 
-class AbortedError(Exception):
-    """Nobody wants the download any more."""
-
-
 class Meter:
-    """Counts bytes for the parent. `add` is called by huggingface_hub's threads, and raises AbortedError once `stop` was."""
+    """Counts bytes for the parent. `add` is called by huggingface_hub's threads."""
 
     def __init__(self, report: Callable[[Progress], None]) -> None:
         self._report = report
         self._lock = threading.Lock()
-        self._stopped = False
         self._done = 0
         self._total = 0
         self._next = 0.0
@@ -77,16 +75,11 @@ class Meter:
         self._report(Progress(done, total))
 
     def add(self, count: int) -> None:
-        if self._stopped:
-            raise AbortedError
         with self._lock:
             self._done += count
             if self._total and time.monotonic() >= self._next:
                 self._next = time.monotonic() + REPORT_INTERVAL
                 self._report(Progress(min(self._done, self._total), self._total))
-
-    def stop(self) -> None:
-        self._stopped = True
 
 
 def progress_bar(meter: Meter) -> type[Any]:
@@ -100,7 +93,8 @@ def progress_bar(meter: Meter) -> type[Any]:
             super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> None:
-            meter.add(int(n or 0) if self._counts else 0)
+            if self._counts:
+                meter.add(int(n or 0))
 
     return Bar
 
@@ -108,6 +102,8 @@ def progress_bar(meter: Meter) -> type[Any]:
 def fetch(repository: str, cache_dir: Path, meter: Meter, *, trust_remote_code: bool) -> Fetched:
     """Bring what a model needs into the cache. Raises ServerErrors and whatever huggingface_hub does."""
     from huggingface_hub import HfApi, snapshot_download
+
+    from mlx_server_nano.models.hub_errors import explain
 
     info = HfApi().model_info(repository, files_metadata=True, timeout=HUB_TIMEOUT)
     files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
@@ -122,11 +118,20 @@ def fetch(repository: str, cache_dir: Path, meter: Meter, *, trust_remote_code: 
     index = folder / model_folder.INDEX
     weights = model_folder.weight_files(files, index.read_bytes() if index.is_file() else None)
     if absent := weights - files.keys():
-        raise UnsupportedModelError(f"{info.id} is incomplete on the Hub: {min(absent)} is missing")
-    _measure(info.id, folder, [files[name] for name in weights], meter)
-    folder = Path(snapshot_download(info.id, cache_dir=cache_dir, allow_patterns=[*small, *weights], tqdm_class=bar))
+        raise UnsupportedModelError(f"{info.id} is incomplete on the Hub: {min(absent)} is missing.")
+    for pause in (*RETRY_PAUSES, None):
+        _measure(info.id, folder, [files[name] for name in weights], meter)
+        try:
+            folder = Path(
+                snapshot_download(info.id, cache_dir=cache_dir, allow_patterns=[*small, *weights], tqdm_class=bar)
+            )
+            break
+        except Exception as error:
+            if pause is None or type(explain(error, info.id)) is not HubUnavailableError:
+                raise
+            time.sleep(pause)
     if not all((folder / name).is_file() for name in weights):
-        raise HubUnavailableError(f"downloading {info.id} from the Hub broke off")
+        raise HubUnavailableError(f"Downloading {info.id} from the Hub broke off.")
     return Fetched(info.id, str(folder))
 
 
@@ -136,7 +141,7 @@ def _measure(model: str, folder: Path, weights: list[RepoSibling], meter: Meter)
     missing = sum(file.size or 0 for file in weights if not (folder / file.rfilename).is_file())
     free = shutil.disk_usage(folder).free
     if missing > free:
-        raise DiskFullError(f"{model} needs {missing / 1e9:.1f} GB more on a disk with {free / 1e9:.1f} GB free")
+        raise DiskFullError(f"{model} needs {missing / 1e9:.1f} GB more on a disk with {free / 1e9:.1f} GB free.")
     meter.begin(total - missing, total)
 
 
@@ -145,7 +150,7 @@ def main(repository: str, cache_dir: str, *flags: str) -> None:
     messages = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     meter = Meter(lambda progress: _send(messages, progress))
-    threading.Thread(target=_abort_with_parent, args=(meter,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(Path(cache_dir),), daemon=True).start()
     message: Message
     try:
         message = fetch(repository, Path(cache_dir), meter, trust_remote_code="--trust-remote-code" in flags)
@@ -160,11 +165,27 @@ def _send(messages: BinaryIO, message: Message) -> None:
     messages.write(msgspec.json.encode(message) + b"\n")
 
 
-def _abort_with_parent(meter: Meter) -> None:
+def _end_with_parent(cache_dir: Path) -> None:
     os.read(0, 1)  # not sys.stdin: the interpreter would wait a second for its lock at exit
-    meter.stop()
-    time.sleep(ABORT_GRACE)
+    _remove_partial_files(cache_dir)
     os._exit(1)
+
+
+def _remove_partial_files(cache_dir: Path) -> None:
+    """Remove the unfinished files that this process has open; another one's look the same. Not those without a random part
+    in their name: older releases of huggingface_hub go on with them."""
+    opened = set()
+    for descriptor in Path("/dev/fd").iterdir():  # Linux and macOS
+        with contextlib.suppress(OSError):
+            opened.add(_identity(os.fstat(int(descriptor.name))))
+    for file in cache_dir.glob("models--*/blobs/*.*.incomplete"):
+        with contextlib.suppress(OSError):
+            if _identity(file.stat()) in opened:
+                file.unlink()
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ _CODE: Final = re.compile(r"[^/]*\.py")
 def check_files(names: Collection[str], model: str) -> None:
     """Raise UnsupportedModelError if these cannot be a text model's files, saying what they are instead."""
     if "model_index.json" in names:
-        raise UnsupportedModelError(f"{model} is a diffusion pipeline, not a text model")
+        raise UnsupportedModelError(f"{model} is a diffusion pipeline, not a text model.")
     if "adapter_config.json" in names and "config.json" not in names:
-        raise UnsupportedModelError(f"{model} is an adapter; load the model that it was merged into")
+        raise UnsupportedModelError(f"{model} is an adapter; load the model that it was merged into.")
     if not any(_WEIGHTS.fullmatch(name) for name in names):
         for suffix, form in (
             (".gguf", "GGUF"),
@@ -39,13 +39,13 @@ def check_files(names: Collection[str], model: str) -> None:
         ):
             if any(name.endswith(suffix) for name in names):
                 raise UnsupportedModelError(
-                    f"{model} holds {form} weights only; MLX needs safetensors (mlx-community has converted models)"
+                    f"{model} holds {form} weights only; MLX needs safetensors (mlx-community has converted models)."
                 )
-        raise UnsupportedModelError(f"{model} holds no weights (model*.safetensors)")
+        raise UnsupportedModelError(f"{model} holds no weights (model*.safetensors).")
     if "config.json" not in names:
-        raise UnsupportedModelError(f"{model} has no config.json")
+        raise UnsupportedModelError(f"{model} has no config.json.")
     if not any(_TOKENIZER.fullmatch(name) for name in names):
-        raise UnsupportedModelError(f"{model} has no tokenizer")
+        raise UnsupportedModelError(f"{model} has no tokenizer.")
 
 
 def check_config(text: bytes, model: str, model_types: frozenset[str], *, trust_remote_code: bool) -> None:
@@ -53,15 +53,15 @@ def check_config(text: bytes, model: str, model_types: frozenset[str], *, trust_
     try:
         config = json.loads(text)
     except ValueError:
-        raise UnsupportedModelError(f"{model}: config.json is not JSON") from None
+        raise UnsupportedModelError(f"{model}: config.json is not JSON.") from None
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(model_type, str):
-        raise UnsupportedModelError(f"{model}: config.json names no model_type")
+        raise UnsupportedModelError(f"{model}: config.json names no model_type.")
     if config.get("model_file"):
         if not trust_remote_code:
-            raise UnsupportedModelError(f"{model} brings its own Python code; --trust-remote-code allows that")
+            raise UnsupportedModelError(f"{model} brings its own Python code; --trust-remote-code allows that.")
     elif model_types and model_type not in model_types:
-        raise UnsupportedModelError(f"{model}: mlx-lm knows no model type {model_type!r}")
+        raise UnsupportedModelError(f"{model}: mlx-lm knows no model type {model_type!r}.")
 
 
 def small_files(names: Iterable[str], *, code: bool) -> list[str]:
@@ -90,7 +90,7 @@ def check_folder(folder: Path, model: str, model_types: frozenset[str], *, trust
     check_config((folder / "config.json").read_bytes(), model, model_types, trust_remote_code=trust_remote_code)
     index = (folder / INDEX).read_bytes() if INDEX in names else None
     if missing := weight_files(names, index) - names:
-        raise UnsupportedModelError(f"{model} is incomplete: {min(missing)} is missing")
+        raise UnsupportedModelError(f"{model} is incomplete: {min(missing)} is missing.")
 
 
 def weights_bytes(folder: Path) -> int:

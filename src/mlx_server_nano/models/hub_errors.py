@@ -34,9 +34,9 @@ def explain(error: BaseException, repository: str) -> ServerError:
         if isinstance(cause, ServerError):
             return cause
         if _is_disk_full(cause):
-            return DiskFullError(f"no space is left on the disk to download {repository}")
+            return DiskFullError(f"No space is left on the disk to download {repository}.")
         if isinstance(cause, OfflineModeIsEnabled):
-            return HubUnavailableError(f"{repository} is not in the cache, and HF_HUB_OFFLINE forbids to download it")
+            return HubUnavailableError(f"{repository} is not in the cache, and HF_HUB_OFFLINE forbids to download it.")
         if isinstance(cause, HfHubHTTPError):
             return _explain_status(cause, repository)
     root = next((cause for cause in reversed(chain) if not isinstance(cause, LocalEntryNotFoundError)), error)
@@ -48,21 +48,21 @@ def _explain_status(error: HfHubHTTPError, repository: str) -> ServerError:
     status = error.response.status_code
     if isinstance(error, GatedRepoError):
         return ModelAccessError(
-            f"{repository} is gated: accept its licence on the Hub, then start the server with that account's HF_TOKEN"
+            f"{repository} is gated: accept its licence on the Hub, then start the server with that account's HF_TOKEN."
         )
     if isinstance(error, RepositoryNotFoundError):
         return ModelNotFoundError(
-            f"there is no model {repository} on the Hub, or it is private and HF_TOKEN does not open it"
+            f"There is no model {repository} on the Hub, or it is private and HF_TOKEN does not open it."
         )
     if isinstance(error, RevisionNotFoundError) or status == 404:
-        return ModelNotFoundError(f"{repository} on the Hub has no such file or branch")
+        return ModelNotFoundError(f"{repository} on the Hub has no such file or branch.")
     if isinstance(error, DisabledRepoError):
-        return ModelAccessError(f"the Hub has disabled {repository}")
+        return ModelAccessError(f"The Hub has disabled {repository}.")
     if status in (401, 403):
-        return ModelAccessError(f"the Hub refuses access to {repository}: set HF_TOKEN to a token that may read it")
+        return ModelAccessError(f"The Hub refuses access to {repository}: set HF_TOKEN to a token that may read it.")
     if status == 429:
-        return HubUnavailableError("the Hub limits how much may be downloaded (429): try later, or set HF_TOKEN")
-    return HubUnavailableError(f"the Hub answered {status} for {repository}")
+        return HubUnavailableError("The Hub limits how much may be downloaded (429): try later, or set HF_TOKEN.")
+    return HubUnavailableError(f"The Hub answered {status} for {repository}.")
 
 
 def _chain(error: BaseException) -> list[BaseException]:

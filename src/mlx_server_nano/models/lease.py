@@ -39,7 +39,7 @@ class Lease:
         wait, WorkerDiedError if the worker has died."""
         unfinished = self._worker.open_choices
         if unfinished and unfinished + request.n > self._capacity:
-            raise QueueFullError(f"{self.model_id} has {unfinished} unfinished choices of {self._capacity} at most")
+            raise QueueFullError(f"{self.model_id} has {unfinished} unfinished choices of {self._capacity} at most.")
         generation = self._worker.generate(request)
         self._generations.append(generation)
         return generation

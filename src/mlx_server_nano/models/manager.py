@@ -39,12 +39,13 @@ _log = logging.getLogger(__name__)
 class Manager:
     """All models of a server. `start` before and `close` after use, on one event loop.
 
-    command: how a worker process is started; `--fd N` is added to it.
+    command: how a worker process is started, None: as it is; `--fd N` is added to it.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, *, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, *, command: Sequence[str] | None = None) -> None:
         self._settings = settings
         self._catalog = catalog
+        command = command or (*COMMAND, "--log-level", settings.log_level)
         self._spares = Spares(command, worker_environment(), keep=settings.spare_worker)
         self._slots: dict[str, Slot] = {}
         self._leaving: set[Slot] = set()
@@ -86,8 +87,8 @@ class Manager:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._spares.close()
-        workers = [slot.worker for slot in (*self._slots.values(), *self._leaving) if slot.worker is not None]
-        await asyncio.gather(*(worker.stop() for worker in workers))
+        leaving, staying = list(self._leaving), list(self._slots.values())
+        await asyncio.gather(*map(self._stop, leaving), *map(self._unload, staying))
 
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[Lease]:
@@ -117,7 +118,7 @@ class Manager:
             ref = await asyncio.to_thread(self._catalog.resolve, name)
             slot = self._slots.get(ref.key)
         if self._draining:
-            raise UnavailableError("the server is shutting down")
+            raise UnavailableError("The server is shutting down.")
         if slot is None:
             slot = self._slots[ref.key] = Slot(ref)
             self._spawn(self._bring_up(slot))
@@ -136,10 +137,10 @@ class Manager:
         except ServerError as refusal:
             error = refusal
         except asyncio.CancelledError:  # by `close` alone
-            error = UnavailableError("the server is shutting down")
+            error = UnavailableError("The server is shutting down.")
         except Exception as unexpected:
-            _log.exception("loading %s failed", slot.ref.id)
-            error = ModelLoadError(f"{slot.ref.id} cannot be loaded: {unexpected}")
+            _log.exception("Loading %s failed", slot.ref.id)
+            error = ModelLoadError(f"{slot.ref.id} can't be loaded: {unexpected}")
         finally:
             self._spares.refill()
         _log.warning("%s is not loaded: %s", slot.ref.id, error)
@@ -163,13 +164,15 @@ class Manager:
         slot.enter(ModelState.READY)
         slot.loaded_since = time.time()
         slot.ready.set_result(Loaded(worker, info, chat))
-        _log.info("loaded %s (%s) in %.1f s", slot.ref.id, info.model_type, time.monotonic() - started)
+        _log.info("Loaded %s (%s) in %.1f s", slot.ref.id, info.model_type, time.monotonic() - started)
         self._rest(slot)
 
     async def _download(self, slot: Slot) -> Path:
         def on_progress(done: int, total: int) -> None:
             slot.set_progress(done / total if total else 0.0)
-            self._refuse_too_large(slot.ref.id, estimate(total))
+            if self._settings.max_memory is not None or self._spares.device is not None:
+                # Else the limit is a guess from the machine's memory, and the device may have more.
+                self._refuse_too_large(slot.ref.id, estimate(total))
 
         fetched = await download(
             slot.ref.id, self._catalog.cache_dir, on_progress, trust_remote_code=self._settings.trust_remote_code
@@ -204,7 +207,7 @@ class Manager:
                     busy = ", ".join(other.ref.id for other in self._slots.values() if other.reserved_bytes)
                     raise OutOfMemoryError(
                         f"{slot.ref.id} needs about {gibibytes(need)}, and {gibibytes(max(free, 0))} are free while requests"
-                        f" run on {busy}: try again later"
+                        f" run on {busy}. Try again later."
                     )
             slot.reserved_bytes = need
 
@@ -212,7 +215,7 @@ class Manager:
         if need > self.memory_limit:
             raise OutOfMemoryError(
                 f"{model} needs about {gibibytes(need)} of memory, and {gibibytes(self.memory_limit)} is all that models may"
-                " take (--max-memory)"
+                " take (--max-memory)."
             )
 
     def _memory_in_use(self) -> int:
@@ -235,7 +238,7 @@ class Manager:
 
     async def _stop(self, slot: Slot) -> None:
         if slot.worker is not None:
-            _log.info("unloading %s", slot.ref.id)
+            _log.info("Unloading %s", slot.ref.id)
             await slot.worker.stop()
         self._leaving.discard(slot)  # if this is cancelled, `close` stops the worker
 

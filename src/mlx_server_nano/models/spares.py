@@ -24,13 +24,10 @@ class Spares:
     intervals; so it is when a waiting worker dies. device: what the last worker said that it runs on.
     """
 
-    def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], *, keep: bool, first_delay: float = FIRST_DELAY
-    ) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, keep: bool) -> None:
         self._command = command
         self._environment = environment
         self._keep = keep
-        self._first_delay = first_delay
         self._failures = 0
         self._spare: Worker | None = None
         self._filling: asyncio.Task[None] | None = None
@@ -83,7 +80,7 @@ class Spares:
         try:
             self.device = await worker.start(self._command, self._environment)
         except (OSError, WorkerDiedError) as error:  # TimeoutError is an OSError
-            self.problem = f"no worker process can be started: {str(error) or 'it does not become ready'}"
+            self.problem = f"No worker process can be started. {str(error) or 'It does not become ready.'}"
             self._retry_later(self.problem)
             raise UnavailableError(self.problem) from error
         self.problem = None
@@ -105,12 +102,12 @@ class Spares:
     def _died(self) -> None:
         self._spare = None
         if not self._closed:
-            self._retry_later("a waiting worker process died")
+            self._retry_later("A waiting worker process died.")
 
     def _retry_later(self, reason: str) -> None:
-        delay = min(self._first_delay * 2**self._failures, LAST_DELAY)
+        delay = min(FIRST_DELAY * 2**self._failures, LAST_DELAY)
         self._failures += 1
-        _log.error("%s; next try in %g s", reason, delay)
+        _log.error("%s Next try in %g s", reason, delay)
         if self._retry is None and not self._closed:
             self._retry = asyncio.get_running_loop().call_later(delay, self.refill)
 

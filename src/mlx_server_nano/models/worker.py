@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from mlx_server_nano.errors import WorkerDiedError, from_failure
 from mlx_server_nano.models.generation import Generation
+from mlx_server_nano.models.process import spawn
 from mlx_server_nano.protocol import (
     Cancel,
     Device,
@@ -80,14 +81,13 @@ class Worker:
                 lambda: _Wire(self._received, self._closed), sock=ours
             )
             try:
-                self._process = await asyncio.create_subprocess_exec(
+                self._process = await spawn(
                     *command,
                     "--fd",
                     str(theirs.fileno()),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     env=dict(environment),
-                    start_new_session=True,  # Ctrl-C is for the gateway, which lets running requests finish
                 )
             except BaseException:
                 self._transport.abort()
@@ -221,11 +221,11 @@ class _Wire(asyncio.Protocol):
 
 def _describe(code: int, *, stopped: bool) -> str:
     if stopped:
-        return "the model's worker process was stopped"
+        return "The worker process was stopped."
     if code >= 0:
-        return f"the model's worker process ended with exit code {code}"
+        return f"The worker process ended with exit code {code}."
     name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
     hint = {"SIGKILL": " (the system may be out of memory)", "SIGABRT": " (the server's log has its last words)"}.get(
         name, ""
     )
-    return f"the model's worker process died of {name}{hint}"
+    return f"The worker process died of {name}{hint}."

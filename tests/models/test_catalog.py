@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
+from mlx_server_nano.models.architectures import known_model_types
+from mlx_server_nano.models.catalog import Catalog
+from mlx_server_nano.models.names import ModelKind
+from tests.models.folders import cache_repository, write_model
+from tests.tiny_models import ARCHITECTURES, make_model
+
+OWN = "mlx-community"
+
+
+def ids(catalog: Catalog) -> list[str]:
+    return [model.ref.id for model in catalog.available()]
+
+
+def test_an_empty_or_missing_cache_gives_an_empty_list(tmp_path: Path) -> None:
+    assert Catalog(cache_dir=tmp_path).available() == []
+    assert Catalog(cache_dir=tmp_path / "absent").available() == []
+
+
+def test_the_cache_is_the_librarys_own_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    snapshot = cache_repository(tmp_path, f"{OWN}/Tiny-4bit")
+    assert Catalog().resolve("tiny").folder == snapshot
+
+
+def test_lists_built_in_and_cached_models(tmp_path: Path) -> None:
+    cache_repository(tmp_path, f"{OWN}/b-4bit")
+    snapshot = cache_repository(tmp_path, "A-owner/c", shards=3)
+    demo = write_model(tmp_path / "demo-folder")
+    catalog = Catalog(cache_dir=tmp_path, built_in={"demo": demo, "gone": tmp_path / "gone"})
+    assert ids(catalog) == ["demo", "A-owner/c", f"{OWN}/b-4bit"]
+    built_in, cached, _ = catalog.available()
+    assert (built_in.ref.kind, built_in.ref.folder) == (ModelKind.BUILT_IN, demo)
+    assert (cached.ref.kind, cached.created) == (ModelKind.HUB, int(snapshot.stat().st_mtime))
+    assert catalog.resolve("demo").folder == demo
+
+
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+def test_every_architecture_of_the_tests_is_listed(tmp_path: Path, arch: str) -> None:
+    make_model(tmp_path / "models--o--m" / "snapshots" / "1", arch, shards=2)
+    assert ids(Catalog(cache_dir=tmp_path)) == ["o/m"]
+
+
+def damage(cache: Path, name: str, **changes: object) -> Path:
+    return cache_repository(cache, f"{OWN}/{name}", **changes)
+
+
+def test_lists_only_what_can_be_loaded(tmp_path: Path) -> None:
+    damage(tmp_path, "fine")
+    (damage(tmp_path, "no-weights") / "model.safetensors").unlink()
+    (damage(tmp_path, "no-config") / "config.json").unlink()
+    (damage(tmp_path, "no-tokenizer") / "tokenizer.json").unlink()
+    (damage(tmp_path, "shard-missing", shards=3) / "model-00002-of-00003.safetensors").unlink()
+    index = '{"weight_map": {"a": "model-a.safetensors"}}'
+    damage(tmp_path, "index-unmet", files={"model.safetensors.index.json": index})
+    link = damage(tmp_path, "broken-link") / "model.safetensors"
+    link.unlink()
+    link.symlink_to("../../blobs/gone")
+    damage(tmp_path, "encoder", files={"config.json": '{"model_type": "bert"}'})
+    damage(tmp_path, "no-type", files={"config.json": "{}"})
+    damage(tmp_path, "no-json", files={"config.json": "\0"})
+    damage(tmp_path, "a-list", files={"config.json": "[]"})
+    damage(tmp_path, "own-code", files={"config.json": '{"model_type": "x", "model_file": "x.py"}'})
+    damage(tmp_path, "diffusion", files={"model_index.json": "{}"})
+    gguf = damage(tmp_path, "gguf", files={"x.gguf": ""})
+    (gguf / "model.safetensors").unlink()
+    (tmp_path / "models--empty--one").mkdir()
+    (tmp_path / "models--").mkdir()
+    (tmp_path / "models--noslash").mkdir()
+    (tmp_path / "models--a--file").write_text("")
+    (tmp_path / "datasets--a--b").mkdir()
+    (tmp_path / "version.txt").write_text("1")
+    assert ids(Catalog(cache_dir=tmp_path)) == [f"{OWN}/fine"]
+    assert ids(Catalog(cache_dir=tmp_path, trust_remote_code=True)) == [f"{OWN}/fine", f"{OWN}/own-code"]
+
+
+def test_the_snapshot_of_main_comes_first_then_any_complete_one(tmp_path: Path) -> None:
+    old = damage(tmp_path, "m")
+    new = write_model(old.parent / ("1" * 40))
+    main = old.parent.parent / "refs" / "main"
+    catalog = Catalog(cache_dir=tmp_path)
+    assert catalog.resolve(f"{OWN}/m").folder == old
+    main.write_text("1" * 40)
+    assert catalog.resolve(f"{OWN}/m").folder == new
+    (new / "model.safetensors").unlink()  # an update that broke off
+    assert catalog.resolve(f"{OWN}/m").folder == old
+    main.write_bytes(b"\xff\xfe")
+    assert catalog.resolve(f"{OWN}/m").folder == old
+    main.unlink()
+    assert catalog.resolve(f"{OWN}/m").folder == old
+
+
+def test_a_repository_id(tmp_path: Path) -> None:
+    snapshot = damage(tmp_path, "Model-4bit")
+    catalog = Catalog(cache_dir=tmp_path)
+    for name in (f"{OWN}/Model-4bit", f"{OWN.upper()}/model-4BIT"):
+        ref = catalog.resolve(name)
+        assert (ref.id, ref.kind, ref.folder) == (f"{OWN}/Model-4bit", ModelKind.HUB, snapshot)
+    absent = catalog.resolve("Some/Other")
+    assert (absent.id, absent.folder) == ("Some/Other", None)
+    (snapshot / "model.safetensors").unlink()
+    assert catalog.resolve(f"{OWN}/Model-4bit").folder is None
+
+
+def test_a_cached_repository_that_cannot_be_loaded_needs_no_hub_to_be_refused(tmp_path: Path) -> None:
+    damage(tmp_path, "encoder", files={"config.json": '{"model_type": "bert"}'})
+    with pytest.raises(UnsupportedModelError, match="'bert'"):
+        Catalog(cache_dir=tmp_path).resolve(f"{OWN}/encoder")
+
+
+def test_a_short_name(tmp_path: Path) -> None:
+    damage(tmp_path, "Qwen3-30B-A3B-Instruct-2507-4bit")
+    catalog = Catalog(cache_dir=tmp_path)
+    assert catalog.resolve("qwen3-30b-a3b-instruct-2507").id == f"{OWN}/Qwen3-30B-A3B-Instruct-2507-4bit"
+
+    cache_repository(tmp_path, "other/qwen3-30b-a3b-instruct-2507-8bit")
+    with pytest.raises(ModelNotFoundError) as caught:
+        catalog.resolve("Qwen3-30B-A3B-Instruct-2507")
+    assert f"{OWN}/Qwen3-30B-A3B-Instruct-2507-4bit, other/qwen3-30b-a3b-instruct-2507-8bit" in caught.value.message
+
+    unusable = cache_repository(tmp_path, "Qwen/Qwen3-30B-A3B-Instruct-2507")
+    assert catalog.resolve("Qwen3-30B-A3B-Instruct-2507").id == "Qwen/Qwen3-30B-A3B-Instruct-2507"
+    (unusable / "model.safetensors").unlink()
+    assert catalog.resolve("Qwen3-30B-A3B-Instruct-2507-8bit").id == "other/qwen3-30b-a3b-instruct-2507-8bit"
+
+    nowhere = catalog.resolve("unheard-of")
+    assert (nowhere.id, nowhere.folder) == (f"{OWN}/unheard-of", None)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b/c", "..", "a\0b", "/a\0b", "x" * 200])
+def test_what_can_be_no_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelNotFoundError):
+        Catalog(cache_dir=tmp_path).resolve(name)
+
+
+def test_local_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model(tmp_path / "mine")
+    catalog = Catalog(cache_dir=tmp_path / "cache")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in (str(folder), f"{folder}/", "~/mine", "./mine"):
+        ref = catalog.resolve(name)
+        assert (ref.id, ref.kind, ref.folder) == (str(folder), ModelKind.LOCAL, folder)
+    with pytest.raises(ModelNotFoundError, match="no folder"):
+        catalog.resolve("./other")
+    with pytest.raises(ModelNotFoundError, match="no folder"):
+        catalog.resolve("./mine/config.json")
+    with pytest.raises(ModelNotFoundError, match="by path"):
+        Catalog(cache_dir=tmp_path, allow_local_paths=False).resolve(str(folder))
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    with pytest.raises(UnsupportedModelError, match="no weights"):
+        catalog.resolve(str(folder))
+
+
+def test_an_incomplete_local_folder_says_what_is_missing(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "mine", shards=3)
+    (folder / "model-00003-of-00003.safetensors").unlink()
+    with pytest.raises(UnsupportedModelError, match=r"model-00003-of-00003\.safetensors is missing"):
+        Catalog(cache_dir=tmp_path).resolve(str(folder))
+
+
+def test_mlx_lms_model_types_are_known_with_their_aliases() -> None:
+    types = known_model_types()
+    assert set(ARCHITECTURES) <= types
+    assert {"mistral", "kimi_k2"} <= types  # aliases
+    assert not {"bert", "whisper", "clip"} & types

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mlx_server_nano.models.fetch import Meter, Progress, Refused, progress_bar
+from tests.hub_standin import HubStandin
+from tests.models.folders import write_model
+
+
+def test_the_meter_reports_at_intervals_and_never_more_than_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[Progress] = []
+    now = 0.0
+    monkeypatch.setattr("mlx_server_nano.models.fetch.time.monotonic", lambda: now)
+    meter = Meter(reports.append)
+    meter.add(500)  # the small files, before the weights are known
+    meter.begin(100, 1000)
+    meter.add(200)
+    meter.add(200)
+    now = 1.0
+    meter.add(200)
+    now = 2.0
+    meter.add(5000)
+    assert [(report.done, report.total) for report in reports] == [(100, 1000), (300, 1000), (700, 1000), (1000, 1000)]
+
+
+def test_only_bytes_that_reach_the_disk_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_server_nano.models.fetch.REPORT_INTERVAL", 0)
+    reports: list[Progress] = []
+    meter = Meter(reports.append)
+    meter.begin(0, 100)
+    make = progress_bar(meter)
+    make(name="huggingface_hub.snapshot_download.transfer", total=0, unit="B").update(30)
+    make(total=7, desc="Fetching 7 files").update(1)
+    make(name="huggingface_hub.snapshot_download", total=0, unit="B").update(40)
+    assert reports[-1] == Progress(40, 100)
+
+
+def test_a_full_disk_is_noticed_before_the_weights(hub: HubStandin, tmp_path: Path) -> None:
+    hub.add("a/b", write_model(tmp_path / "repo"))
+    code = (
+        "import shutil, sys, types; shutil.disk_usage = lambda path: types.SimpleNamespace(free=5000);"
+        "from mlx_server_nano.models.fetch import main; main('a/b', sys.argv[1])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "cache")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        refused = msgspec.json.decode(process.stdout.readline(), type=Refused)
+    assert refused.failure.kind == "DiskFullError"
+    assert refused.failure.message == "a/b needs 0.0 GB more on a disk with 0.0 GB free."
+    assert not any(request.endswith("model.safetensors") for request in hub.requests)
+
+
+def test_it_ends_with_its_parent_and_removes_its_own_partial_files(hub: HubStandin, tmp_path: Path) -> None:
+    hold = threading.Event()
+    hub.add("a/b", write_model(tmp_path / "repo", weights=b"x" * 200_000), hold=hold)
+    command = [sys.executable, "-m", "mlx_server_nano.models.fetch", "a/b", str(tmp_path / "cache")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        hub.holding.wait(60)
+        (partial,) = (tmp_path / "cache").rglob("*.incomplete")
+        others = partial.with_name("other.incomplete")
+        others.touch()
+        process.stdin.close()
+        process.wait(60)
+    assert list((tmp_path / "cache").rglob("*.incomplete")) == [others]
