@@ -94,6 +94,8 @@ class Trainer:
         )
         self.optimizer.init(self.weights)
         self.state: Any = self.optimizer.state
+        # CPUs have no arithmetic for bfloat16.
+        self._passes = mx.bfloat16 if mx.default_device() == mx.gpu else mx.float32
         self._step = mx.compile(self._update)
         self._loss = mx.compile(self._held_out)
 
@@ -101,7 +103,7 @@ class Trainer:
         return optim.AdamW(self.plan.rate, betas=[0.9, 0.95], weight_decay=decay, bias_correction=True)
 
     def _total(self, weights: Any, batch: Sequence[Mapping[str, Any]], prompt_weight: Any) -> Any:
-        self.model.update(tree_map(lambda weight: weight.astype(mx.bfloat16), weights))
+        self.model.update(tree_map(lambda weight: weight.astype(self._passes), weights))
         parts = [losses(self.model, rows, prompt_weight) for rows in batch]
         return sum(loss for loss, _ in parts) / sum(count for _, count in parts)
 
