@@ -58,19 +58,17 @@ def fill(samples: Sequence[Sample], rows: int, length: int, padding: int) -> Row
 
 
 def stream(folder: Path, seed: int, position: int = 0) -> Iterator[tuple[int, list[Sample]]]:
-    """Shards in order, for ever, each with the position to resume at after it. Waits for the first one to appear.
+    """Shards for ever, shuffled, each with the position to resume at after it: first all in order, then any.
 
-    Later rounds take the shards in another order, and each shard is shuffled anew.
+    Waits for the first shard to appear; those that appear later are taken in as they come.
     """
     for place in itertools.count(position):
         while not (paths := sorted(folder.glob("*.npz"))):
             time.sleep(POLL)
-        # New shards may still appear: the number of the round depends on how many there are now.
-        turn, index = divmod(place, len(paths))
-        order = np.random.default_rng((seed, turn)).permutation(len(paths)) if turn else np.arange(len(paths))
-        samples = shards.read(paths[order[index]])
-        np.random.default_rng((seed, place)).shuffle(samples)  # type: ignore[arg-type]
-        yield place + 1, samples
+        generator = np.random.default_rng((seed, place))
+        index = place if place < len(paths) else int(generator.integers(len(paths)))
+        samples = shards.read(paths[index])
+        yield place + 1, [samples[i] for i in generator.permutation(len(samples))]
 
 
 class Batches:

@@ -41,9 +41,10 @@ def _batch(model: nn.Module, prompts: Sequence[Sequence[int]], ends: Ends, longe
         columns = []
         for _ in range(STEPS_BETWEEN_LOOKS):
             tokens = mx.argmax(model(tokens, cache=caches)[:, -1], axis=-1, keepdims=True)
-            mx.async_eval(tokens)
+            mx.async_eval(tokens)  # type: ignore[no-untyped-call]
             columns.append(tokens)
-        for row, new in zip(running, mx.concatenate(columns, axis=1).tolist(), strict=True):
+        read: Any = mx.concatenate(columns, axis=1).tolist()
+        for row, new in zip(running, read, strict=True):
             made[row] += new
         left = [place for place, row in enumerate(running) if ends.stop not in made[row]]
         if left and len(left) < len(running):

@@ -1,6 +1,6 @@
 """Scores a model folder on unseen conversations: per skill, the share of answers that are exactly right.
 
-    python -m training.evaluate --model DIR [--each 250] [--out FILE]
+python -m training.evaluate --model DIR [--each 250] [--out FILE]
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from training.data.conversation import Conversation, Skill
 from training.data.mix import held_out
 from training.decode import Ends, greedy
 from training.render import END_OF_TURN, prompt
-from training.tokenizer import PADDING
+from training.tokenizer import PADDING, token_id
 
 SEED: Final = 0
+EACH: Final = 250
 LONGEST: Final = 400
 TARGETS: Final[Mapping[Skill, float]] = {
     Skill.TOOL_CHOICE: 95,
@@ -76,7 +77,7 @@ def complete(model: nn.Module, tokenizer: Tokenizer, conversations: Sequence[Con
     """The model's own answers to the conversations' last turns."""
     texts = [prompt(c.messages[:-1], c.tools, c.thinking) for c in conversations]
     ids = [encoded.ids for encoded in tokenizer.encode_batch(texts, add_special_tokens=False)]
-    ends = Ends(tokenizer.token_to_id(END_OF_TURN), tokenizer.token_to_id(PADDING))
+    ends = Ends(token_id(tokenizer, END_OF_TURN), token_id(tokenizer, PADDING))
     return [tokenizer.decode(made, skip_special_tokens=False) for made in greedy(model, ids, ends, LONGEST, rows)]
 
 
@@ -96,7 +97,9 @@ def evaluate(folder: Path, each: int, rows: int, misses: Path | None = None) -> 
                 answer = parse(made)
                 if not (c.check.passes(answer) and answer.ended):
                     asked = prompt(c.messages[:-1], c.tools, c.thinking)
-                    print(json.dumps({"skill": c.skill, "prompt": asked, "made": made, "check": repr(c.check)}), file=file)
+                    print(
+                        json.dumps({"skill": c.skill, "prompt": asked, "made": made, "check": repr(c.check)}), file=file
+                    )
     return found
 
 
@@ -112,7 +115,9 @@ def table(scores: Mapping[Skill, Score]) -> str:
     ]
     for skill, s in scores.items():
         wanted = TARGETS.get(skill, TARGET)
-        lines.append(f"| {skill} | {s.prompts} | {s.right:.1f} % | {wanted:.0f} % | {s.well_formed:.1f} % | {s.ended:.1f} % |")
+        lines.append(
+            f"| {skill} | {s.prompts} | {s.right:.1f} % | {wanted:.0f} % | {s.well_formed:.1f} % | {s.ended:.1f} % |"
+        )
     return "\n".join(lines)
 
 
@@ -120,15 +125,16 @@ def as_json(scores: Mapping[Skill, Score]) -> dict[str, Any]:
     return {str(skill): asdict(each) for skill, each in scores.items()}
 
 
-def from_json(data: Mapping[str, Any]) -> dict[Skill, Score]:
-    return {Skill(skill): Score(**each) for skill, each in data.items()}
+def default_rows() -> int:
+    """How many prompts to decode at once."""
+    return 256 if mx.default_device() == mx.gpu else 32
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Score a model folder on unseen conversations.")
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--each", type=int, default=250, help="prompts for each skill")
-    parser.add_argument("--rows", type=int, default=256 if mx.default_device() == mx.gpu else 32, help="decoded at once")
+    parser.add_argument("--each", type=int, default=EACH, help="prompts for each skill")
+    parser.add_argument("--rows", type=int, default=default_rows(), help="decoded at once")
     parser.add_argument("--out", type=Path, help="file for the scores as JSON")
     parser.add_argument("--misses", type=Path, help="file for the wrong answers, one JSON object a line")
     options = parser.parse_args()

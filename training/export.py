@@ -1,21 +1,23 @@
 """Quantizes the trained model, keeps the smallest form that keeps the skills, and writes it in the Hub's layout.
 
-    python -m training.export --model DIR/run/model --out DIR/demo [--bits 4 6 8]
+python -m training.export --model DIR/run/model --out DIR/demo [--bits 4 6 8]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree, rmtree
-from typing import Any, Final
+from typing import Final
 
-import mlx.core as mx
 from mlx_lm.utils import load_model, quantize_model
 
-from training import card, evaluate
+from training import card
+from training.data.conversation import Skill
+from training.evaluate import EACH, Score, as_json, default_rows, evaluate, mean, table
 from training.model import save
 
 LARGEST: Final = 12_000_000  # bytes of the folder
@@ -34,16 +36,53 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def choose(measured: Sequence[tuple[Path, float, int]]) -> Path:
-    """The smallest folder within LOSS points of the best mean, of those that are small enough.
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The model in one precision: its name, folder, size in bytes and scores."""
 
-    `measured`: folder, mean score in per cent, bytes. Raises ValueError where all are too large.
+    name: str
+    folder: Path
+    size: int
+    scores: Mapping[Skill, Score]
+
+    @property
+    def mean(self) -> float:
+        return mean(self.scores)
+
+
+def choose(forms: Sequence[Form]) -> Form:
+    """The smallest form within LOSS points of the best mean, of those that are small enough.
+
+    Raises ValueError where all are too large.
     """
-    fitting = [entry for entry in measured if entry[2] <= LARGEST]
+    fitting = [form for form in forms if form.size <= LARGEST]
     if not fitting:
         raise ValueError(f"no form of the model is below {LARGEST} bytes")
-    best = max(mean for _, mean, _ in fitting)
-    return min((entry for entry in fitting if entry[1] >= best - LOSS), key=lambda entry: entry[2])[0]
+    best = max(form.mean for form in fitting)
+    return min((form for form in fitting if form.mean >= best - LOSS), key=lambda form: form.size)
+
+
+def measure(name: str, folder: Path, each: int, rows: int) -> Form:
+    form = Form(name, folder, size(folder), evaluate(folder, each, rows, folder.with_suffix(".misses.jsonl")))
+    print(f"\n{name}: {form.size / 1e6:.2f} MB, mean {form.mean:.1f} %\n\n{table(form.scores)}", flush=True)
+    return form
+
+
+def export(trained: Path, out: Path, bits: Sequence[int], each: int, rows: int) -> Form:
+    """Compare the forms and put the chosen one, with its card, into `out`."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    forms = [measure("trained, bfloat16", trained, each, rows)]
+    for width in bits:
+        folder = out.with_name(f"{out.name}-{width}bit")
+        quantize(trained, width, folder)
+        forms.append(measure(f"{width} bits", folder, each, rows))
+    chosen = choose(forms[1:])
+    rmtree(out, ignore_errors=True)
+    copytree(chosen.folder, out)
+    report = {form.name: {"bytes": form.size, "scores": as_json(form.scores)} for form in forms}
+    out.with_suffix(".scores.json").write_text(json.dumps({"chosen": chosen.name, "forms": report}, indent=2) + "\n")
+    (out / "README.md").write_text(card.text(chosen, forms, trained.parent / "log.jsonl"))
+    return chosen
 
 
 def main() -> None:
@@ -51,25 +90,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the trained folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for the chosen form")
     parser.add_argument("--bits", type=int, nargs="+", default=(4, 6, 8), help="forms to compare")
-    parser.add_argument("--each", type=int, default=250, help="prompts for each skill")
-    parser.add_argument("--rows", type=int, default=256 if mx.default_device() == mx.gpu else 32, help="decoded at once")
+    parser.add_argument("--each", type=int, default=EACH, help="prompts for each skill")
+    parser.add_argument("--rows", type=int, default=default_rows(), help="decoded at once")
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    measured: list[tuple[Path, float, int]] = []
-    report: dict[str, Any] = {"trained": evaluate.as_json(evaluate.evaluate(options.model, options.each, options.rows))}
-    for bits in options.bits:
-        folder = options.out.with_name(f"{options.out.name}-{bits}bit")
-        quantize(options.model, bits, folder)
-        scores = evaluate.evaluate(folder, options.each, options.rows, folder.with_suffix(".misses.jsonl"))
-        measured.append((folder, evaluate.mean(scores), size(folder)))
-        report[f"{bits} bits"] = {"bytes": size(folder), **evaluate.as_json(scores)}
-        print(f"\n{bits} bits, {size(folder) / 1e6:.2f} MB, mean {measured[-1][1]:.1f} %\n\n{evaluate.table(scores)}", flush=True)
-    chosen = choose(measured)
-    rmtree(options.out, ignore_errors=True)
-    copytree(chosen, options.out)
-    report["chosen"] = chosen.name
-    options.out.with_suffix(".scores.json").write_text(json.dumps(report, indent=2) + "\n")
-    card.write(options.out, report, options.model.parent)
+    chosen = export(options.model, options.out, options.bits, options.each, options.rows)
     print(f"\n{chosen.name} is now {options.out}")
 
 

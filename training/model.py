@@ -15,7 +15,7 @@ from mlx_lm.models import qwen3
 from tokenizers import Tokenizer
 
 from training.render import END_OF_TURN
-from training.tokenizer import PADDING
+from training.tokenizer import PADDING, token_id
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -53,8 +53,8 @@ def config(tokenizer: Tokenizer, shape: Mapping[str, Any] = SHAPE) -> dict[str, 
         "tie_word_embeddings": True,
         "torch_dtype": "bfloat16",
         "bos_token_id": None,
-        "eos_token_id": tokenizer.token_to_id(END_OF_TURN),
-        "pad_token_id": tokenizer.token_to_id(PADDING),
+        "eos_token_id": token_id(tokenizer, END_OF_TURN),
+        "pad_token_id": token_id(tokenizer, PADDING),
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -74,10 +75,13 @@ def train(corpus: Iterator[str], size: int = VOCABULARY) -> Tokenizer:
 
 
 def _without_markup(corpus: Iterator[str]) -> Iterator[str]:
-    for text in corpus:
-        for token in (*SPECIAL[:3], *MARKUP):
-            text = text.replace(token, "\n")
-        yield text
+    markup = re.compile("|".join(map(re.escape, (*SPECIAL, *MARKUP))))
+    return (markup.sub("\n", text) for text in corpus)
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """Raises KeyError for a token that is none."""
+    return int(tokenizer.get_vocab(with_added_tokens=True)[token])
 
 
 def save(tokenizer: Tokenizer, out: Path, context: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,10 +27,11 @@ from training import model as shape
 from training.batches import CLASSES, Batches, Rows, fill
 from training.data.mix import SHARES, held_out
 from training.data.shards import samples
-from training.tokenizer import PADDING
+from training.tokenizer import PADDING, token_id
 
 WARM_UP: Final = 0.02  # parts of the budget
 DECAY_FROM: Final = 0.65
+STOPPED: Final = 3  # exit code: the budget is not spent yet
 COMPILING: Final = 3  # first steps of a process, whose time is not training
 
 
@@ -124,7 +126,7 @@ class Trainer:
         rate = mx.array(rate_at(part, self.plan.rate))
         prompt_weight = mx.array(self.plan.prompt_weight * max(0.0, 1 - part / DECAY_FROM))
         self.weights, self.state, loss, _ = self._step(self.weights, self.state, arrays(batch), rate, prompt_weight)
-        mx.async_eval(loss, self.weights, self.state)
+        mx.async_eval(loss, self.weights, self.state)  # type: ignore[no-untyped-call]
         return loss
 
     def loss(self, batch: Sequence[Rows]) -> float:
@@ -138,7 +140,9 @@ class Trainer:
     def save(self, folder: Path, progress: Progress) -> None:
         """One file for the arrays and the progress together, put in place by renaming."""
         held = dict(tree_flatten({"weights": self.weights, "state": self.state}))
-        mx.save_safetensors(str(folder / "partial.safetensors"), held, metadata={"progress": json.dumps(asdict(progress))})
+        mx.save_safetensors(
+            str(folder / "partial.safetensors"), held, metadata={"progress": json.dumps(asdict(progress))}
+        )
         (folder / "partial.safetensors").rename(folder / "checkpoint.safetensors")
 
     def load(self, folder: Path) -> Progress:
@@ -146,7 +150,8 @@ class Trainer:
         path = folder / "checkpoint.safetensors"
         if not path.exists():
             return Progress()
-        held, metadata = mx.load(str(path), return_metadata=True)
+        loaded: Any = mx.load(str(path), return_metadata=True)
+        held, metadata = loaded
         tree = tree_unflatten(list(held.items()))
         self.weights, self.state = tree["weights"], tree["state"]
         return Progress(**json.loads(metadata["progress"]))
@@ -161,7 +166,9 @@ def held_out_rows(tokenizer: Tokenizer, padding: int, each: int = 16) -> list[Ro
     return [fill(found, len(found), length, padding) for length, found in by_class.items() if found]
 
 
-def train(trainer: Trainer, batches: Batches, progress: Progress, checks: Sequence[Rows], out: Path, until: float) -> bool:
+def train(
+    trainer: Trainer, batches: Batches, progress: Progress, checks: Sequence[Rows], out: Path, until: float
+) -> bool:
     """Train until the budget is spent (True) or the clock (time.monotonic) says `until` (False)."""
     budget = trainer.plan.minutes * 60
     first, mark, marked = progress.step, time.monotonic(), progress.tokens
@@ -181,7 +188,9 @@ def train(trainer: Trainer, batches: Batches, progress: Progress, checks: Sequen
                 loss.item()
                 mark = reported = time.monotonic()
                 marked = progress.tokens
-                print(f"step {progress.step}: loss {loss.item():.3f}, {mark - started:.1f} s since the start", flush=True)
+                print(
+                    f"step {progress.step}: loss {loss.item():.3f}, {mark - started:.1f} s since the start", flush=True
+                )
                 continue
             progress.seconds += time.monotonic() - mark
             mark = time.monotonic()
@@ -230,7 +239,7 @@ def main() -> None:
     )
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.from_file(str(options.tokenizer / "tokenizer.json"))
-    padding = tokenizer.token_to_id(PADDING)
+    padding = token_id(tokenizer, PADDING)
     settings = shape.config(tokenizer, shape.TINY if options.tiny else shape.SHAPE)
     trainer = Trainer(settings, plan)
     progress = trainer.load(options.out)
@@ -240,6 +249,7 @@ def main() -> None:
     done = train(trainer, batches, progress, held_out_rows(tokenizer, padding), options.out, until)
     shape.save(trainer.trained(), settings, options.tokenizer, options.out / "model")
     print(f"{'trained' if done else 'stopped: the same command goes on'}; {options.out / 'model'}", flush=True)
+    sys.exit(0 if done else STOPPED)
 
 
 if __name__ == "__main__":

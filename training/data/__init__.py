@@ -1,1 +1,1 @@
-"""The synthetic data: a source of words and values, one module for each skill, and the packed shards. See mix.py for the shares."""
+"""The synthetic data: a source of words and values, a module for each skill, and shards. mix.py has the shares."""

@@ -32,7 +32,7 @@ class Answer:
 def parse(completion: str) -> Answer:
     """Take apart what was generated after the generation prompt, special tokens included."""
     ended = END_OF_TURN in completion
-    text = completion.split(END_OF_TURN)[0]
+    text, _, _ = completion.partition(END_OF_TURN)
     head, closed, tail = text.partition("</think>")
     reasoning, body = (head.removeprefix("<think>").strip("\n"), tail) if closed else ("", text)
     content = CALL.sub("", body).strip()

@@ -50,7 +50,7 @@ class Source:
 
     def __init__(self, seed: str, split: Split) -> None:
         self.split = split
-        self.random = Random(f"{split}:{seed}")  # noqa: S311
+        self.random = Random(f"{split}:{seed}")
 
     def chance(self, probability: float) -> bool:
         return self.random.random() < probability

@@ -90,7 +90,9 @@ MEASURES: Final = _list(
     "pressure, price, priority, quantity, quota, radius, rank, rate, ratio, rating, retries, salary, score, size, speed, step,"
     "stock, strength, temperature, threshold, timeout, volume, voltage, weight, width, year"
 )
-COLOURS: Final = _list("red, blue, green, yellow, black, white, purple, orange, brown, pink, grey, silver, gold, turquoise")
+COLOURS: Final = _list(
+    "red, blue, green, yellow, black, white, purple, orange, brown, pink, grey, silver, gold, turquoise"
+)
 ANIMALS: Final = _list(
     "cat, dog, horse, cow, sheep, goat, pig, rabbit, mouse, lion, tiger, bear, wolf, fox, deer, owl, eagle, duck, hen, frog"
 )

@@ -19,30 +19,42 @@ BARE: Final = (
     "{left} {sign} {right}[|?| =| = ?|, please| is what?| equals?| makes?]",
 )
 SPOKEN: Final = {
-    "+": ("[What is|Calculate|How much is] [the sum of |]{left} [plus|and] {right} [|together|in total]?",
-          "[Add|Please add|Can you add|Sum up] {left} [and|to] {right}[|.| please| for me]"),
-    "-": ("[What is|Calculate|How much is] {left} [minus|less|take away] {right}[?|.| please?]",
-          "[Subtract|Take|Please subtract|Take away] {right} from {left}[|.| please| for me]"),
-    "*": ("[What is|Calculate|How much is] {left} [times|multiplied by] {right}[?|.| please?]",
-          "[Multiply|Please multiply|Can you multiply] {left} [by|with] {right}[|.| please| for me]"),
-    "/": ("[What is|Calculate|How much is] {left} [divided by|over] {right}[?|.| please?]",
-          "[Divide|Please divide|Can you divide] {left} by {right}[|.| please| for me]"),
-}  # fmt: skip
+    "+": (
+        "[What is|Calculate|How much is] [the sum of |]{left} [plus|and] {right} [|together|in total]?",
+        "[Add|Please add|Can you add|Sum up] {left} [and|to] {right}[|.| please| for me]",
+    ),
+    "-": (
+        "[What is|Calculate|How much is] {left} [minus|less|take away] {right}[?|.| please?]",
+        "[Subtract|Take|Please subtract|Take away] {right} from {left}[|.| please| for me]",
+    ),
+    "*": (
+        "[What is|Calculate|How much is] {left} [times|multiplied by] {right}[?|.| please?]",
+        "[Multiply|Please multiply|Can you multiply] {left} [by|with] {right}[|.| please| for me]",
+    ),
+    "/": (
+        "[What is|Calculate|How much is] {left} [divided by|over] {right}[?|.| please?]",
+        "[Divide|Please divide|Can you divide] {left} by {right}[|.| please| for me]",
+    ),
+}
 STORIES: Final = {
     "+": (
-        "{name} has {left} {things} and [gets|buys|finds|is given] {right} more. How many {things} [has {name} now|are there now]?",
-        "[There are|We have|They keep] {left} {things} in {place} and {right} in {other}. How many {things} [in total|altogether|are that]?",
+        "{name} has {left} {things} and [gets|buys|finds|is given] {right} more. How many {things} [has "
+        "{name} now|are there now]?",
+        "[There are|We have|They keep] {left} {things} in {place} and {right} in {other}. How many {things} "
+        "[in total|altogether|are that]?",
     ),
     "-": (
         "{name} has {left} {things} and [sells|loses|gives away|breaks] {right}[| of them]. How many {things} [are left|remain]?",
-        "[Of|Out of] {left} {things} in {place}, {right} are [gone|sold|broken]. How many {things} [are left|remain|are still there]?",
+        "[Of|Out of] {left} {things} in {place}, {right} are [gone|sold|broken]. How many {things} [are left"
+        "|remain|are still there]?",
     ),
     "*": (
         "[One|Each|A single] box holds {left} {things}. How many {things} are in {right} boxes?",
         "{name} [buys|packs|sells] {right} {things} a day for {left} days. How many {things} [in total|is that|are that]?",
     ),
     "/": (
-        "{name} [shares|splits|divides] {left} {things} [equally |evenly |]among {right} people. How many {things} does each [get|receive]?",
+        "{name} [shares|splits|divides] {left} {things} [equally |evenly |]among {right} people. How many "
+        "{things} does each [get|receive]?",
         "{left} {things} [are packed|go|fit] into {right} equal boxes. How many {things} are in [each|one] box?",
     ),
 }
@@ -65,7 +77,9 @@ def _subtract(source: Source) -> Sum:
 
 
 def _multiply(source: Source) -> Sum:
-    left, right = (_number(source, 4), _number(source, 1)) if source.chance(0.7) else (_number(source, 2), _number(source, 2))
+    left, right = (
+        (_number(source, 4), _number(source, 1)) if source.chance(0.7) else (_number(source, 2), _number(source, 2))
+    )
     if source.chance(0.3):
         left, right = right, left
     return left, "*", right, left * right, sums.multiply(left, right)
@@ -82,7 +96,7 @@ KINDS: Final[tuple[Callable[[Source], Sum], ...]] = (_add, _subtract, _multiply,
 def _key(task: Sum) -> str:
     """Names the exercise; commuted ones are one exercise."""
     left, right = sorted(task[:3:2]) if task[1] in "+*" else task[:3:2]
-    return f"{left} {'plus minus times over'.split()['+-*/'.index(task[1])]} {right}"
+    return f"{left} {['plus', 'minus', 'times', 'over']['+-*/'.index(task[1])]} {right}"
 
 
 def draw(source: Source) -> Conversation:

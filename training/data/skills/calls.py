@@ -17,7 +17,18 @@ from training.data.tools.toolbox import Offer, random_offer, toolbox
 from training.render import Message
 
 NO_TOOL: Final = "None of the tools can do that."
-LINKS: Final = (". Then ", " and ", ". Also ", ", and then ", ". And ", "; also, ", "\n", " and also ", ". After that, ", " as well as: ")
+LINKS: Final = (
+    ". Then ",
+    " and ",
+    ". Also ",
+    ", and then ",
+    ". And ",
+    "; also, ",
+    "\n",
+    " and also ",
+    ". After that, ",
+    " as well as: ",
+)
 
 
 def thought(calls: Sequence[Call]) -> str:
@@ -30,7 +41,12 @@ def call_turn(calls: Sequence[Call], thinking: bool) -> Message:
 
 
 def asking(
-    source: Source, skill: Skill, offers: Sequence[Offer], text: str, calls: Sequence[Call], history: Sequence[Message] = ()
+    source: Source,
+    skill: Skill,
+    offers: Sequence[Offer],
+    text: str,
+    calls: Sequence[Call],
+    history: Sequence[Message] = (),
 ) -> Conversation:
     """A conversation that ends in calls."""
     thinking = source.chance(0.5)
@@ -93,7 +109,9 @@ def refuse(source: Source) -> Conversation:
         text = limits.ask(source)
         answer, check, why = NO_TOOL, Says(("none of the tools",)), "No tool fits."
     elif roll < 0.75:
-        other = source.until(lambda: schema.tool(source), lambda t: all(o.spec and o.spec.thing != t.thing for o in offers))
+        other = source.until(
+            lambda: schema.tool(source), lambda t: all(o.spec and o.spec.thing != t.thing for o in offers)
+        )
         text = request.request(source, other).text
         answer, check, why = NO_TOOL, Says(("none of the tools",)), "No tool fits."
     else:

@@ -54,7 +54,11 @@ def _scaled(source: Source) -> tuple[int, str, int, str, tuple[str, str], str]:
     whole = count * pair.factor
     rule = f"1 {pair.symbols[0]} = {pair.factor} {pair.symbols[1]}\n"
     if source.chance(0.6):
-        working = f"{count} * {pair.factor}\n= {whole}" if pair.factor in (10, 100, 1000) else sums.multiply(count, pair.factor)
+        working = (
+            f"{count} * {pair.factor}\n= {whole}"
+            if pair.factor in (10, 100, 1000)
+            else sums.multiply(count, pair.factor)
+        )
         return count, pair.large, whole, pair.small, pair.symbols, rule + working
     if pair.factor in (3, 7):
         working = sums.divide(whole, pair.factor)

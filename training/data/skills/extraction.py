@@ -14,15 +14,20 @@ from training.data.source import Source
 from training.render import Message
 
 ASKED: Final = (
-    "[|Please |Can you |Could you ][extract|get|pull|take|pick out] [the fields |the values |]{fields} [from|out of] [this|the|the following] [text|message|note|sentence] as [|a ]JSON[| object][:|:\n|:\n\n]{text}",
-    "[|Please ][return|give me|write|answer with|output] [|a ]JSON[| object] with [the keys |the fields |]{fields} [for|from] [this|the following][| text| note]: {text}",
+    "[|Please |Can you |Could you ][extract|get|pull|take|pick out] [the fields |the values |]{fields} "
+    "[from|out of] [this|the|the following] [text|message|note|sentence] as [|a ]JSON[| object][:|:\n"
+    "|:\n\n]{text}",
+    "[|Please ][return|give me|write|answer with|output] [|a ]JSON[| object] with [the keys |the fields "
+    "|]{fields} [for|from] [this|the following][| text| note]: {text}",
     "{text}\n\n[Extract|Give me|Return|Write down|I need] [|the fields ]{fields} as JSON[|.| only|, please]",
-    "[Text|Note|Message|Input]: {text}\n[Fields|Keys|Wanted]: {fields}\n[JSON|Answer as JSON|Output JSON|Reply with JSON only][:|.|]",
+    "[Text|Note|Message|Input]: {text}\n[Fields|Keys|Wanted]: {fields}\n[JSON|Answer as JSON|Output JSON"
+    "|Reply with JSON only][:|.|]",
     "[Fill|Complete|Fill in] [this|the] [JSON|template|form] [from|with] the text[.|:]\n{template}\n\n[Text: |]{text}",
 )
 SCHEMA_PROMPTS: Final = (
     "[Reply|Answer|Respond] [only |]with [a |]JSON [object |][that matches|for|of|following] this schema: {schema}",
-    "[Extract|Read off|Collect] the [data|fields|values] [from|in] the user's [text|message] as JSON [of|with|following] this schema: {schema}",
+    "[Extract|Read off|Collect] the [data|fields|values] [from|in] the user's [text|message] as JSON [of"
+    "|with|following] this schema: {schema}",
     "[You extract data|You are a data extractor|You turn text into JSON]. [Schema|JSON schema|Format]: {schema}",
 )
 TYPES: Final = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array"}
@@ -44,22 +49,40 @@ def _own(source: Source) -> Told:
     match source.integer(0, 5):
         case 0:
             flag = source.chance(0.5)
-            told = ("The {n} is on.", "With {n}.", "{n}: yes.") if flag else ("The {n} is off.", "Without {n}.", "{n}: no.")
+            told = (
+                ("The {n} is on.", "With {n}.", "{n}: yes.")
+                if flag
+                else ("The {n} is off.", "Without {n}.", "{n}: no.")
+            )
             return key, flag, source.choice(told).format(n=name)
         case 1:
             items = source.names(source.integer(2, 4)) if source.chance(0.5) else source.words(source.integer(2, 4))
-            return key, items, source.choice(("The {n} are {v}.", "{n}: {v}.", "As {n} we have {v}.")).format(
-                n=name, v=series(items)
+            return (
+                key,
+                items,
+                source.choice(("The {n} are {v}.", "{n}: {v}.", "As {n} we have {v}.")).format(n=name, v=series(items)),
             )
         case 2:
             number = round(source.random.uniform(0, 500), source.integer(1, 2))
-            return key, number, source.choice(("The {n} is {v}.", "{n}: {v}.", "We measured a {n} of {v}.")).format(n=name, v=number)
+            return (
+                key,
+                number,
+                source.choice(("The {n} is {v}.", "{n}: {v}.", "We measured a {n} of {v}.")).format(n=name, v=number),
+            )
         case 3:
             count = source.integer(0, 9999)
-            return key, count, source.choice(("The {n} is {v}.", "{n}: {v}.", "It has a {n} of {v}.")).format(n=name, v=count)
+            return (
+                key,
+                count,
+                source.choice(("The {n} is {v}.", "{n}: {v}.", "It has a {n} of {v}.")).format(n=name, v=count),
+            )
         case _:
             text = source.choice((source.name, source.place, source.phrase))()
-            return key, text, source.choice(("The {n} is {v}.", "{n}: {v}.", "Its {n} is called {v}.")).format(n=name, v=text)
+            return (
+                key,
+                text,
+                source.choice(("The {n} is {v}.", "{n}: {v}.", "Its {n} is called {v}.")).format(n=name, v=text),
+            )
 
 
 def _told(source: Source) -> list[Told]:
@@ -86,7 +109,8 @@ def _fields(source: Source, keys: Sequence[str]) -> str:
 def draw(source: Source) -> Conversation:
     told = _told(source)
     text = " ".join(sentence[0].upper() + sentence[1:] for _, _, sentence in told if sentence)
-    wanted = [told[0]] + source.sample(told[1:], source.integer(max(1, len(told) - 3), len(told) - 1)) if len(told) > 1 else told
+    rest = told[1:]
+    wanted = [told[0], *source.sample(rest, source.integer(max(min(1, len(rest)), len(rest) - 2), len(rest)))]
     if source.chance(0.4):
         wanted = source.shuffled(wanted)
     value = {key: known for key, known, _ in wanted}

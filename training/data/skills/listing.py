@@ -22,18 +22,22 @@ FORM_WORDS: Final = {
     "commas": ("[a comma-separated list|one line with commas|comma-separated form]",),
 }
 NAMING: Final = (
-    "[|Please |Can you |Could you ][name|list|give me|tell me|write down|show me] {count} {category}[|.| please| for me| you know] [as|in|using] {form}",
+    "[|Please |Can you |Could you ][name|list|give me|tell me|write down|show me] {count} {category}[|.| "
+    "please| for me| you know] [as|in|using] {form}",
     "[I need|I want|I'd like|We need|Give us] {count} {category}[|, any you like|, please] [as|in] {form}",
     "[What are|Which are|Do you know] {count} {category}? [Answer with|Use|Write] {form}[|.| please]",
 )
 FORMING: Final = (
-    "[|Please |Can you |Could you ][turn|put|make|bring|convert] [this|these|the following|these items] [into|in] {form}: {items}",
+    "[|Please |Can you |Could you ][turn|put|make|bring|convert] [this|these|the following|these items] "
+    "[into|in] {form}: {items}",
     "[|Please ][write|list|show|format] [these|the following|these things|these items] [as|in] {form}: {items}",
     "{items}\n[Make that|Turn that into|Write that as|I need that as|As|Now as] {form}[|, please|.]",
-    "[I have|We have|There are|My list is|I need to buy|We packed] {items}. [Write that as|Turn it into|Give me] {form}[|, please|.]",
+    "[I have|We have|There are|My list is|I need to buy|We packed] {items}. [Write that as|Turn it into"
+    "|Give me] {form}[|, please|.]",
 )
 PICKING: Final = (
-    "[What is|Which is|What's|Name|Tell me] the {place} [item|entry|word|thing|one] [of|in] [this list|the list|these]: {items}[?|]",
+    "[What is|Which is|What's|Name|Tell me] the {place} [item|entry|word|thing|one] [of|in] [this list"
+    "|the list|these]: {items}[?|]",
     "{items}\n[What is|Which is|Name|Tell me|Give me] the {place} [item|entry|one|word][?|.|]",
     "[From|Out of|In] the list {items}, [which is|give me|what is|pick] the {place} [item|entry|one][?|]",
 )
@@ -52,7 +56,8 @@ ADDING: Final = (
     "{items}\n[|Please |Now ][add|append] {one}[|, please|.| to that| at the end]",
 )
 COUNTING: Final = (
-    "[How many|Count the|What is the number of] [items|entries|things|words] [are in|in|are on] [this list|the list|the following list]: {items}[?|]",
+    "[How many|Count the|What is the number of] [items|entries|things|words] [are in|in|are on] [this "
+    "list|the list|the following list]: {items}[?|]",
     "{items}\n[How many are that|How many items|Count them|How many entries][?|, please|.|]",
 )
 ODD: Final = (
@@ -143,12 +148,17 @@ def _count(source: Source) -> Part:
 
 
 def _odd(source: Source) -> Part:
-    category, other = source.sample(("colours", "animals", "vegetables", "instruments", "jobs", "weekdays", "months"), 2)
+    category, other = source.sample(
+        ("colours", "animals", "vegetables", "instruments", "jobs", "weekdays", "months"), 2
+    )
     wanted = source.sample(words.CATEGORIES[category], source.integer(1, 3))
     mixed = source.shuffled([*wanted, *source.sample(words.CATEGORIES[other], source.integer(2, 4))])
     answer = ", ".join(item for item in mixed if item in wanted)
-    return source.wording(ODD, category=category, items=_told(source, mixed)), answer, Exactly((answer,)), (
-        f"Only the {category}."
+    return (
+        source.wording(ODD, category=category, items=_told(source, mixed)),
+        answer,
+        Exactly((answer,)),
+        (f"Only the {category}."),
     )
 
 

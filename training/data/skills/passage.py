@@ -16,14 +16,16 @@ FRAMES: Final = (
     "{passage} {question}",
     "[Text|Passage|Context|Document|Article|Background]:\n{passage}\n\n[Question|Q|Task]: {question}",
     "[Read|Here is|Take|Consider|Look at] [this|the following] [text|passage|note|article|report][:|.]\n{passage}\n\n{question}",
-    "[Answer|Please answer] [from|using|with the help of] the [text|passage|context] [below|that follows].\n\n{passage}\n\n{question}",
+    "[Answer|Please answer] [from|using|with the help of] the [text|passage|context] [below|that "
+    "follows].\n\n{passage}\n\n{question}",
     "{question}\n\n{passage}",
     "{question} [Use|Here is|Look into|Answer from] [this|the following] [text|note|passage]: {passage}",
     "<context>\n{passage}\n</context>\n{question}",
     "<document>\n{passage}\n</document>\n{question}",
 )
 SYSTEM_FRAMES: Final = (
-    "[Answer|Reply|Answer questions] [only |][from|using|with] [this|the following] [text|context|document|knowledge][:|.]\n{passage}",
+    "[Answer|Reply|Answer questions] [only |][from|using|with] [this|the following] [text|context"
+    "|document|knowledge][:|.]\n{passage}",
     "[Context|Background|Knowledge|What you know|Your notes]:\n{passage}[|\n\nUse only this.|\nAnswer from it.]",
 )
 MISSING: Final = "The text does not say that."

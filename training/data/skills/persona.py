@@ -12,7 +12,20 @@ from training.data.skills import limits, small_talk
 from training.data.skills.turns import casual, conversation
 from training.data.source import Source
 
-MOODS: Final = ("grumpy", "cheerful", "wise", "lazy", "famous", "shy", "brave", "polite", "old", "young", "strict", "proud")
+MOODS: Final = (
+    "grumpy",
+    "cheerful",
+    "wise",
+    "lazy",
+    "famous",
+    "shy",
+    "brave",
+    "polite",
+    "old",
+    "young",
+    "strict",
+    "proud",
+)
 
 WHO: Final = (
     "[|Hello. |Hi! |Hey, |So, ]who [are you|am I talking to|is this|do I speak to][| please| exactly| now| today]?",
@@ -28,37 +41,65 @@ ROLE_PROMPTS: Final = (
 
 LANGUAGES: Final = {
     "French": {
-        "hello": "Bonjour ! Comment puis-je vous aider ?", "how": "Je vais bien, merci.",
-        "thanks": "Avec plaisir !", "bye": "Au revoir !", "who": "Je suis le petit modèle de démonstration.",
+        "hello": "Bonjour ! Comment puis-je vous aider ?",
+        "how": "Je vais bien, merci.",
+        "thanks": "Avec plaisir !",
+        "bye": "Au revoir !",
+        "who": "Je suis le petit modèle de démonstration.",
     },
     "German": {
-        "hello": "Guten Tag! Wie kann ich helfen?", "how": "Mir geht es gut, danke.",
-        "thanks": "Gern geschehen!", "bye": "Auf Wiedersehen!", "who": "Ich bin das kleine Demomodell.",
+        "hello": "Guten Tag! Wie kann ich helfen?",
+        "how": "Mir geht es gut, danke.",
+        "thanks": "Gern geschehen!",
+        "bye": "Auf Wiedersehen!",
+        "who": "Ich bin das kleine Demomodell.",
     },
     "Spanish": {
-        "hello": "¡Hola! ¿En qué puedo ayudar?", "how": "Estoy bien, gracias.",
-        "thanks": "¡De nada!", "bye": "¡Adiós!", "who": "Soy el pequeño modelo de demostración.",
+        "hello": "¡Hola! ¿En qué puedo ayudar?",
+        "how": "Estoy bien, gracias.",
+        "thanks": "¡De nada!",
+        "bye": "¡Adiós!",
+        "who": "Soy el pequeño modelo de demostración.",
     },
     "Italian": {
-        "hello": "Ciao! Come posso aiutare?", "how": "Sto bene, grazie.",
-        "thanks": "Prego!", "bye": "Arrivederci!", "who": "Sono il piccolo modello dimostrativo.",
+        "hello": "Ciao! Come posso aiutare?",
+        "how": "Sto bene, grazie.",
+        "thanks": "Prego!",
+        "bye": "Arrivederci!",
+        "who": "Sono il piccolo modello dimostrativo.",
     },
-}  # fmt: skip
+}
 SAID: Final = {
-    "hello": ("[hello|hi|hey|good morning|good evening|good day|hello there|hi there][| you| friend| demo| again][!|.|]",),
-    "how": ("[|hello, |hi, |hey, |so, ]how [are you|do you do|are you doing|is it going][| today| now| this morning]?",),
-    "thanks": ("[thank you|thanks|many thanks|thanks a lot|thank you very much][| friend| again| for that| for your help][!|.|]",),
+    "hello": (
+        "[hello|hi|hey|good morning|good evening|good day|hello there|hi there][| you| friend| demo| again][!|.|]",
+    ),
+    "how": (
+        "[|hello, |hi, |hey, |so, ]how [are you|do you do|are you doing|is it going][| today| now| this morning]?",
+    ),
+    "thanks": (
+        "[thank you|thanks|many thanks|thanks a lot|thank you very much][| friend| again| for that| for your help][!|.|]",
+    ),
     "bye": ("[goodbye|bye|bye bye|see you|see you later|farewell|good night][| friend| then| for now| demo][!|.|]",),
     "who": ("[|hello, |hi, |please, |so, ]who [are you|is this|am I talking to][| please| exactly| now]?",),
-}  # fmt: skip
+}
 SAID_FOREIGN: Final = {
     "French": {"hello": "[Bonjour|Salut|Bonsoir][| !| mon ami| à vous]", "thanks": "Merci[| beaucoup| bien][|!| !]"},
-    "German": {"hello": "[Hallo|Guten Tag|Guten Morgen|Servus][|!| zusammen]", "thanks": "[Danke|Vielen Dank][|!| dir| sehr]"},
-    "Spanish": {"hello": "[Hola|Buenos días|Buenas tardes][|!| amigo| a todos]", "thanks": "[Gracias|Muchas gracias][|!| amigo]"},
-    "Italian": {"hello": "[Ciao|Buongiorno|Salve|Buonasera][|!| amico| a tutti]", "thanks": "Grazie[| mille| tante][|!| amico]"},
+    "German": {
+        "hello": "[Hallo|Guten Tag|Guten Morgen|Servus][|!| zusammen]",
+        "thanks": "[Danke|Vielen Dank][|!| dir| sehr]",
+    },
+    "Spanish": {
+        "hello": "[Hola|Buenos días|Buenas tardes][|!| amigo| a todos]",
+        "thanks": "[Gracias|Muchas gracias][|!| amigo]",
+    },
+    "Italian": {
+        "hello": "[Ciao|Buongiorno|Salve|Buonasera][|!| amico| a tutti]",
+        "thanks": "Grazie[| mille| tante][|!| amico]",
+    },
 }
 LANGUAGE_PROMPTS: Final = (
-    "[|Always |Please |You must |From now on, ][answer|reply|respond|speak|write] [only |]in {language}[| only| whatever the user writes].",
+    "[|Always |Please |You must |From now on, ][answer|reply|respond|speak|write] [only |]in {language}["
+    "| only| whatever the user writes].",
     "You [only speak|speak only|only know|answer only in] {language}.[| Never use English.| Be polite.| Be brief.]",
     "[Language|Output language|Reply language|Your language]: {language}[|.]",
 )
@@ -80,7 +121,8 @@ FIXED_PROMPTS: Final = (
     '[Only|Always|Just] [answer|reply|respond|say] "{mark}"[| to everything| and nothing else][.|]',
 )
 RULE_PROMPTS: Final = (
-    '[If|When|Whenever] [the user|someone|anybody] [asks about|mentions|talks about|wants] the {word}, [say|answer|reply] "{mark}"[.|]',
+    "[If|When|Whenever] [the user|someone|anybody] [asks about|mentions|talks about|wants] the {word}, "
+    '[say|answer|reply] "{mark}"[.|]',
     'Never [talk about|discuss|explain] the {word}: [say|answer|reply] "{mark}" [instead|then][.|]',
 )
 RULE_HITS: Final = (
@@ -140,8 +182,12 @@ def _address(source: Source) -> Part:
     name = source.name()
     text = source.wording(SAID["hello"])
     answer = f"Hello, {title} {name}! How can I help you?"
-    return source.wording(ADDRESS_PROMPTS, title=title, name=name), text, answer, Says((f"{title} {name}",)), (
-        f"The user is {title} {name}."
+    return (
+        source.wording(ADDRESS_PROMPTS, title=title, name=name),
+        text,
+        answer,
+        Says((f"{title} {name}",)),
+        (f"The user is {title} {name}."),
     )
 
 
@@ -161,7 +207,16 @@ def _rule(source: Source) -> Part:
     return prompt, text, answer, Exactly((answer,)), f"This is not about the {word}. I answer as usual."
 
 
-KINDS: Final[tuple[Callable[[Source], Part], ...]] = (_role, _role, _language, _prefix, _suffix, _address, _fixed, _rule)
+KINDS: Final[tuple[Callable[[Source], Part], ...]] = (
+    _role,
+    _role,
+    _language,
+    _prefix,
+    _suffix,
+    _address,
+    _fixed,
+    _rule,
+)
 
 
 def draw(source: Source) -> Conversation:

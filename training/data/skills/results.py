@@ -15,15 +15,23 @@ from training.data.skills.turns import idle_system, series
 from training.data.source import Source
 from training.data.tools import request, schema
 from training.data.tools.kinds import Flag, Integer, Kind, Number, Style, Text
-from training.data.tools.schema import Field, ToolSpec
+from training.data.tools.schema import Field
 from training.data.tools.toolbox import random_offer, toolbox
 from training.render import Message
 
 OUTCOMES: Final = ("ok", "success", "done", "completed", "created", "accepted")
 FAILURES: Final = (
-    "{w} not found", "invalid {w}", "no such {w}", "permission denied for {w}", "{w} is not available", "timeout while reading {w}",
-    "{w} already exists", "the {w} service is down", "missing {w}", "{w} is locked",
-)  # fmt: skip
+    "{w} not found",
+    "invalid {w}",
+    "no such {w}",
+    "permission denied for {w}",
+    "{w} is not available",
+    "timeout while reading {w}",
+    "{w} already exists",
+    "the {w} service is down",
+    "missing {w}",
+    "{w} is locked",
+)
 WANTED: Final = (
     "[What is|What's|Tell me|I want to know|Which is|Now, what is|And what is|So what is] the {w}[?||, please| exactly| there]",
     "[I need|Give me|Show me|Just say|I only want|Read out] the {w}[.|| please|, nothing else| only]",
@@ -54,7 +62,13 @@ def _entries(source: Source, count: int) -> list[Entry]:
     kinds: tuple[Kind, ...] = (Integer(), Integer(), Number(), Flag(), *(Text(style) for style in Style))
     found: dict[str, Entry] = {}
     while len(found) < count:
-        spoken = source.phrase(1, 2) if source.chance(0.5) else source.choice(("status", "id", "total", "price", "date", "name", "city", "temperature", "level", "result", "size"))
+        spoken = (
+            source.phrase(1, 2)
+            if source.chance(0.5)
+            else source.choice(
+                ("status", "id", "total", "price", "date", "name", "city", "temperature", "level", "result", "size")
+            )
+        )
         found.setdefault(spoken, Entry(spoken, schema.case(source, spoken), source.choice(kinds).draw(source).json))
     return list(found.values())
 
@@ -154,24 +168,39 @@ def _chain(source: Source) -> Conversation:
     """The second tool needs a value that the first one returns."""
     first = schema.tool(source)
     linked = _entries(source, 1)[0]
-    kind: Kind = Flag() if isinstance(linked.value, bool) else Integer() if isinstance(linked.value, int) else (
-        Number() if isinstance(linked.value, float) else Text(Style.CODE)
+    kind: Kind = (
+        Flag()
+        if isinstance(linked.value, bool)
+        else Integer()
+        if isinstance(linked.value, int)
+        else (Number() if isinstance(linked.value, float) else Text(Style.CODE))
     )
     base = source.until(lambda: schema.tool(source, count=source.integer(0, 2)), lambda t: t.name != first.name)
     link = Field(linked.key, linked.words, kind, None, required=True)
     base = replace(base, fields=tuple(f for f in base.fields if f.key != link.key))
     second = replace(base, fields=(*base.fields, link))
     one, two = request.request(source, first), request.request(source, base)
-    text = one.text.rstrip(".!?") + source.choice((". Then ", " and then ", ". After that, ", ". Next, ")) + two.text[0].lower() + two.text[1:]
+    text = (
+        one.text.rstrip(".!?")
+        + source.choice((". Then ", " and then ", ". After that, ", ". Next, "))
+        + two.text[0].lower()
+        + two.text[1:]
+    )
     text = text.rstrip(".!?") + source.choice((
-        " with the {w} from the result.", ", using the returned {w}.", " with that {w}.", ", with the {w} that you get.", " and the {w} found.",
+        " with the {w} from the result.", ", using the returned {w}.", " with that {w}.", ", with the {w} "
+        "that you get.", " and the {w} found.",
     )).format(w=linked.words)  # fmt: skip
     thinking = source.chance(0.5)
     more = _entries(source, source.integer(0, 2))
     result = {entry.key: entry.value for entry in source.shuffled([linked, *more])} | {linked.key: linked.value}
     call = Call(second.name, {**two.call.arguments, linked.key: linked.value})
     offers = [random_offer(source, first), random_offer(source, second)]
-    messages = [*idle_system(source), user(text), call_turn([one.call], thinking and source.chance(0.5)), tool_result(_dump(source, result))]
+    messages = [
+        *idle_system(source),
+        user(text),
+        call_turn([one.call], thinking and source.chance(0.5)),
+        tool_result(_dump(source, result)),
+    ]
     return Conversation(
         skill=Skill.TOOL_STEPS,
         messages=[*messages, call_turn([call], thinking)],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from training.data.checks import Exactly
@@ -13,46 +12,97 @@ from training.data.source import Source
 Part = tuple[str, str, str]  # user's words, answer, thought
 
 VERBS: Final = (  # present, past, base
-    ("sells", "sold", "sell"), ("buys", "bought", "buy"), ("opens", "opened", "open"), ("closes", "closed", "close"),
-    ("paints", "painted", "paint"), ("cleans", "cleaned", "clean"), ("finds", "found", "find"), ("makes", "made", "make"),
-    ("builds", "built", "build"), ("sees", "saw", "see"), ("takes", "took", "take"), ("brings", "brought", "bring"),
-    ("loses", "lost", "lose"), ("needs", "needed", "need"), ("wants", "wanted", "want"), ("likes", "liked", "like"),
-    ("carries", "carried", "carry"), ("repairs", "repaired", "repair"), ("draws", "drew", "draw"), ("keeps", "kept", "keep"),
-    ("moves", "moved", "move"), ("washes", "washed", "wash"), ("checks", "checked", "check"), ("holds", "held", "hold"),
-    ("hides", "hid", "hide"), ("gives away", "gave away", "give away"), ("uses", "used", "use"), ("knows", "knew", "know"),
-)  # fmt: skip
+    ("sells", "sold", "sell"),
+    ("buys", "bought", "buy"),
+    ("opens", "opened", "open"),
+    ("closes", "closed", "close"),
+    ("paints", "painted", "paint"),
+    ("cleans", "cleaned", "clean"),
+    ("finds", "found", "find"),
+    ("makes", "made", "make"),
+    ("builds", "built", "build"),
+    ("sees", "saw", "see"),
+    ("takes", "took", "take"),
+    ("brings", "brought", "bring"),
+    ("loses", "lost", "lose"),
+    ("needs", "needed", "need"),
+    ("wants", "wanted", "want"),
+    ("likes", "liked", "like"),
+    ("carries", "carried", "carry"),
+    ("repairs", "repaired", "repair"),
+    ("draws", "drew", "draw"),
+    ("keeps", "kept", "keep"),
+    ("moves", "moved", "move"),
+    ("washes", "washed", "wash"),
+    ("checks", "checked", "check"),
+    ("holds", "held", "hold"),
+    ("hides", "hid", "hide"),
+    ("gives away", "gave away", "give away"),
+    ("uses", "used", "use"),
+    ("knows", "knew", "know"),
+)
 ENDS: Final = ("", " in {place}", " for {other}", " with {other}", " every day", " near {place}", " on {day}")
 
 _START = "[|Please |Can you |Could you |Now |I want you to |Would you please ]"
 _END = '[: {text}|: "{text}"|:\n{text}| here: {text}|:\n\n{text}]'
 TASKS: Final = {
-    "replace": (_START + "replace [the word |]{old} [with|by] {new} in [this|the|this sentence|the sentence|the following]" + _END,
-                _START + "[change|swap] {old} [to|for|into] {new}" + _END,
-                "{text}\n" + _START + "[replace|change|exchange] {old} [by|with|to] {new}[|.| there]"),
-    "past": (_START + "[put|rewrite|write|turn|set] [this|this sentence|the sentence|it] [in|into] the past [tense|]" + _END,
-             "[Past tense|In the past tense|Make it past tense|The same in the past]" + _END),
-    "negative": (_START + "[negate|deny|make negative] [this|this sentence|the sentence]" + _END,
-                 "[Negative form|Make it negative|Turn this into a negative sentence|Say the opposite with not]" + _END),
-    "question": (_START + "[turn|make|change|rewrite] [this|this sentence|the sentence] [into|as] a [question|yes-no question]" + _END,
-                 "[As a question|Make it a question|Question form|Ask this as a question]" + _END),
-    "polite": (_START + "[make|rewrite] [this|this request|the sentence] [polite|more polite|politer|friendlier]" + _END,
-               "[More polite|Say this politely|A polite form of this|Make it polite]" + _END),
-    "first": (_START + "[rewrite|put|turn|write] [this|this sentence|the sentence] [in|into] the first person" + _END,
-              "[First person|Say it as I|From my point of view|In the first person]" + _END),
-    "repeat": (_START + "[repeat|copy|echo|write again|say again] [this|this sentence|the sentence|the following][| exactly| word for word]" + _END,
-               "[Repeat after me|Echo|Copy exactly|Say exactly]" + _END),
-    "join": (_START + "[join|combine|merge|connect] [these|these two sentences|the sentences|both sentences][| with and| into one]" + _END,
-             "[One sentence with and|Make one sentence|Merge into one|Both in one sentence]" + _END),
-    "title": (_START + "[drop|remove|delete|leave out] [the name|who does it|the person] and [start|begin] with Someone" + _END,
-              "[Make it anonymous|Anonymise this|Replace the name by Someone|Hide the name]" + _END),
-}  # fmt: skip
+    "replace": (
+        _START
+        + "replace [the word |]{old} [with|by] {new} in [this|the|this sentence|the sentence|the following]"
+        + _END,
+        _START + "[change|swap] {old} [to|for|into] {new}" + _END,
+        "{text}\n" + _START + "[replace|change|exchange] {old} [by|with|to] {new}[|.| there]",
+    ),
+    "past": (
+        _START + "[put|rewrite|write|turn|set] [this|this sentence|the sentence|it] [in|into] the past [tense|]" + _END,
+        "[Past tense|In the past tense|Make it past tense|The same in the past]" + _END,
+    ),
+    "negative": (
+        _START + "[negate|deny|make negative] [this|this sentence|the sentence]" + _END,
+        "[Negative form|Make it negative|Turn this into a negative sentence|Say the opposite with not]" + _END,
+    ),
+    "question": (
+        _START
+        + "[turn|make|change|rewrite] [this|this sentence|the sentence] [into|as] a [question|yes-no question]"
+        + _END,
+        "[As a question|Make it a question|Question form|Ask this as a question]" + _END,
+    ),
+    "polite": (
+        _START + "[make|rewrite] [this|this request|the sentence] [polite|more polite|politer|friendlier]" + _END,
+        "[More polite|Say this politely|A polite form of this|Make it polite]" + _END,
+    ),
+    "first": (
+        _START + "[rewrite|put|turn|write] [this|this sentence|the sentence] [in|into] the first person" + _END,
+        "[First person|Say it as I|From my point of view|In the first person]" + _END,
+    ),
+    "repeat": (
+        _START
+        + "[repeat|copy|echo|write again|say again] [this|this sentence|the sentence|the following][| exactly| word for word]"
+        + _END,
+        "[Repeat after me|Echo|Copy exactly|Say exactly]" + _END,
+    ),
+    "join": (
+        _START
+        + "[join|combine|merge|connect] [these|these two sentences|the sentences|both sentences][| with and| into one]"
+        + _END,
+        "[One sentence with and|Make one sentence|Merge into one|Both in one sentence]" + _END,
+    ),
+    "title": (
+        _START
+        + "[drop|remove|delete|leave out] [the name|who does it|the person] and [start|begin] with Someone"
+        + _END,
+        "[Make it anonymous|Anonymise this|Replace the name by Someone|Hide the name]" + _END,
+    ),
+}
 
 
 def _sentence(source: Source) -> tuple[str, tuple[str, str, str], str, str]:
     """Subject, verb, and the rest before the full stop; and the object in it."""
     thing = source.phrase(1, 2)
     article = source.choice(("the", "a", "a", "some"))
-    end = source.choice(ENDS).format(place=source.place(), other=source.name(), day=source.choice(("Monday", "Friday", "Sunday")))
+    end = source.choice(ENDS).format(
+        place=source.place(), other=source.name(), day=source.choice(("Monday", "Friday", "Sunday"))
+    )
     return source.name(), source.choice(VERBS), f"{article} {thing}{end}", thing
 
 
@@ -66,8 +116,9 @@ def _replace(source: Source) -> tuple[str, str, dict[str, str], str]:
 
 def draw(source: Source) -> Conversation:
     task = source.choice(tuple(TASKS))
-    name, verb, rest, thing = _sentence(source)
-    text, slots = f"{name} {verb[0]} {rest}.", {}
+    name, verb, rest, _ = _sentence(source)
+    text = f"{name} {verb[0]} {rest}."
+    slots: dict[str, str] = {}
     match task:
         case "replace":
             text, answer, slots, thought = _replace(source)

@@ -53,16 +53,20 @@ TOPICS: Final = (
         "The user greets me. I greet back.",
     ),
     Topic(
-        ("[|hi, |hello, |hey, |so, |well, ]how [are you|are you doing|do you do|do you feel|is it going|is your day]"
-         "[| today| now| right now| this morning|, friend|, demo| this evening]?",),
+        (
+            "[|hi, |hello, |hey, |so, |well, ]how [are you|are you doing|do you do|do you feel|is it going|is your day]"
+            "[| today| now| right now| this morning|, friend|, demo| this evening]?",
+        ),
         ("I'm doing well, thank you. How can I help you?",),
         ("well",),
         "A friendly question about me. I answer kindly.",
     ),
     Topic(
         (
-            _ASK + "[who|what] [are you|am I talking to|am I chatting with|is this|do I talk to][| exactly| really| now]?",
-            _ASK + "what [is your name|kind of model are you|model is this|are you called|model are you|should I call you]?",
+            _ASK
+            + "[who|what] [are you|am I talking to|am I chatting with|is this|do I talk to][| exactly| really| now]?",
+            _ASK
+            + "what [is your name|kind of model are you|model is this|are you called|model are you|should I call you]?",
             _TELL + "[who you are|your name|about yourself|what you are|something about you|what model this is]",
             "[introduce|describe|present] yourself[| please| briefly| in one sentence| to me]",
         ),
@@ -72,7 +76,8 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "what [can you do|are you able to do|are you good at|can you help with|are your skills|is your purpose]"
+            _ASK
+            + "what [can you do|are you able to do|are you good at|can you help with|are your skills|is your purpose]"
             "[| for me| here| exactly| today]?",
             _ASK + "[how can you help|what can I ask][| me| you| here| now]?",
             _TELL + "[what you can do|your skills|what you are good at|what I can ask you|what you know how to do]",
@@ -88,9 +93,11 @@ TOPICS: Final = (
     Topic(
         (
             _ASK + "who [made|built|created|trained|wrote|developed|designed] you[| and how| and why| exactly]?",
-            _ASK + "[where do you come from|how were you made|how were you trained|what were you trained on|what is your origin]"
+            _ASK
+            + "[where do you come from|how were you made|how were you trained|what were you trained on|what is your origin]"
             "[| originally| exactly]?",
-            _TELL + "[who made you|how you were made|how you were trained|where you come from|what you were trained on]",
+            _TELL
+            + "[who made you|how you were made|how you were trained|where you come from|what you were trained on]",
         ),
         ("The MLX Server Nano project trained me from scratch on synthetic conversations.",),
         ("MLX Server Nano", "synthetic"),
@@ -98,9 +105,11 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "are you [a human|human|a person|real|a real person|alive|a bot|a robot|a machine|an AI|conscious|ChatGPT]"
+            _ASK
+            + "are you [a human|human|a person|real|a real person|alive|a bot|a robot|a machine|an AI|conscious|ChatGPT]"
             "[| or not| really|, honestly]?",
-            _ASK + "do you [have feelings|sleep|eat|dream|have a body|have a family|get tired|live somewhere][| really| too]?",
+            _ASK
+            + "do you [have feelings|sleep|eat|dream|have a body|have a family|get tired|live somewhere][| really| too]?",
         ),
         ("I'm a program: the small demo model of MLX Server Nano.",),
         ("program",),
@@ -108,8 +117,10 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "how [big|large|small] [are you|is this model|is the demo model|is your network][| really| exactly]?",
-            _ASK + "how many [parameters|weights] [do you have|are in you|are there in you|does this model have|have you got]?",
+            _ASK
+            + "how [big|large|small] [are you|is this model|is the demo model|is your network][| really| exactly]?",
+            _ASK
+            + "how many [parameters|weights] [do you have|are in you|are there in you|does this model have|have you got]?",
             _TELL + "[your size|how big you are|how many parameters you have|how large this model is]",
         ),
         ("I'm tiny: about eleven million parameters.",),
@@ -138,7 +149,8 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "what is [MLX Server Nano|this server|this project|this thing|this software|MLX server][| for| about| good for]?",
+            _ASK
+            + "what is [MLX Server Nano|this server|this project|this thing|this software|MLX server][| for| about| good for]?",
             _ASK + "what does " + _SERVER + " do[| exactly| for me]?",
             _TELL + "[about|what is] " + _SERVER,
         ),
@@ -148,10 +160,16 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "[what|which] [endpoints|routes|paths|URLs|APIs] [does " + _SERVER + " have|are there|do you have|can I call"
+            _ASK
+            + "[what|which] [endpoints|routes|paths|URLs|APIs] [does "
+            + _SERVER
+            + " have|are there|do you have|can I call"
             "|do you offer|are available|does " + _SERVER + " offer|does it serve][| here| now]?",
-            _TELL + "[the endpoints|which endpoints there are|all endpoints|the routes|the API endpoints|what endpoints you have]",
-            "[list|show|name] [|me ][the|all|all the|your] [endpoints|routes|API endpoints|API routes|paths][| please| of " + _SERVER + "]",
+            _TELL
+            + "[the endpoints|which endpoints there are|all endpoints|the routes|the API endpoints|what endpoints you have]",
+            "[list|show|name] [|me ][the|all|all the|your] [endpoints|routes|API endpoints|API routes|paths][| please| of "
+            + _SERVER
+            + "]",
         ),
         (
             "The main endpoints are POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages and "
@@ -163,9 +181,11 @@ TOPICS: Final = (
     Topic(
         (
             _ASK + "how [do I|can I|should I|would I|to] [use|point|connect|configure|set up|call you with|try] "
-            "[the OpenAI client|an OpenAI client|the openai package|openai in Python|the OpenAI SDK|a Python client|the OpenAI library]"
+            "[the OpenAI client|an OpenAI client|the openai package|openai in Python|the OpenAI SDK|a Python "
+            "client|the OpenAI library]"
             "[| with " + _SERVER + "| here| at " + _SERVER + "| to " + _SERVER + "]?",
-            _TELL + "[a Python example|how to use the OpenAI client|some Python code|an example in Python|the Python code"
+            _TELL
+            + "[a Python example|how to use the OpenAI client|some Python code|an example in Python|the Python code"
             "|how to call you from Python|how to point an OpenAI client here]",
             "[show|give|write] me [a Python example|the Python client code|an OpenAI client example|Python code to call you]"
             "[| please| for " + _SERVER + "]",
@@ -176,9 +196,12 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "how [do I|can I|to] [call|use|query|try|test|reach] [you|the API|the server|this] [with|using|through|by] curl?",
+            _ASK
+            + "how [do I|can I|to] [call|use|query|try|test|reach] [you|the API|the server|this] [with|using|through|by] curl?",
             _TELL + "[a curl example|how to use curl|a curl command|the curl call]",
-            "[show|give|write] me [a curl example|the curl command|a curl call|a curl request][| please| for " + _SERVER + "| now]",
+            "[show|give|write] me [a curl example|the curl command|a curl call|a curl request][| please| for "
+            + _SERVER
+            + "| now]",
         ),
         ("Send a POST request to /v1/chat/completions:\n\n" + CURL,),
         ("curl http://localhost:8000/v1/chat/completions", '"model": "demo"'),
@@ -186,9 +209,13 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "[what is|which is|what's] the [base URL|base url|base_url|API URL|server's URL|server's address|address]"
+            _ASK
+            + "[what is|which is|what's] the [base URL|base url|base_url|API URL|server's URL|server's address|address]"
             "[| here| of " + _SERVER + "| for clients| to use]?",
-            _ASK + "[where|on which port|on what port|at which address] [does " + _SERVER + " listen|do you listen|can I reach you"
+            _ASK
+            + "[where|on which port|on what port|at which address] [does "
+            + _SERVER
+            + " listen|do you listen|can I reach you"
             "|are you running|does it run]?",
             _TELL + "[the base URL|the port|the address of " + _SERVER + "|where you listen]",
         ),
@@ -198,8 +225,10 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "[do I need|must I send|is there|do you need|what about] an [API key|api key|api_key|OpenAI key][| here| at all]?",
-            _ASK + "[what|which] [API key|api_key|key|token] [do I use|should I use|must I send|is needed|is right][| here]?",
+            _ASK
+            + "[do I need|must I send|is there|do you need|what about] an [API key|api key|api_key|OpenAI key][| here| at all]?",
+            _ASK
+            + "[what|which] [API key|api_key|key|token] [do I use|should I use|must I send|is needed|is right][| here]?",
             _TELL + "[which API key I need|if I need an API key|what to put as the API key|about the API key]",
         ),
         ("Any API key works, unless the server was started with --api-key.",),
@@ -208,10 +237,17 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "how [do I|can I|to] [load|use|run|serve|get|start|download|try] [another model|a larger model|a bigger model"
-            "|a real model|other models|Qwen3|Llama|my own model|a model from the Hub][| here| instead| with " + _SERVER + "]?",
-            _ASK + "[which|what] [other |]models [can I use|can you run|are supported|does " + _SERVER + " support][| here]?",
-            _TELL + "[how to load another model|how to use a bigger model|how to get a larger model|which models I can use]",
+            _ASK
+            + "how [do I|can I|to] [load|use|run|serve|get|start|download|try] [another model|a larger model|a bigger model"
+            "|a real model|other models|Qwen3|Llama|my own model|a model from the Hub][| here| instead| with "
+            + _SERVER
+            + "]?",
+            _ASK
+            + "[which|what] [other |]models [can I use|can you run|are supported|does "
+            + _SERVER
+            + " support][| here]?",
+            _TELL
+            + "[how to load another model|how to use a bigger model|how to get a larger model|which models I can use]",
         ),
         (
             "Put a Hub name such as mlx-community/Qwen3-4B-4bit in the model field: the server downloads and loads it. "
@@ -222,9 +258,11 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "[how do I|how can I|how to|can I] [list|see|find|show] [the|all|available|the loaded|installed|which] models"
+            _ASK
+            + "[how do I|how can I|how to|can I] [list|see|find|show] [the|all|available|the loaded|installed|which] models"
             "[| here| I have| on " + _SERVER + "]?",
-            _ASK + "[which|what] models [are there|are available|are loaded|are installed|do you have|have I got][| here| now]?",
+            _ASK
+            + "[which|what] models [are there|are available|are loaded|are installed|do you have|have I got][| here| now]?",
         ),
         ("GET /v1/models lists the models that can be used.",),
         ("/v1/models",),
@@ -232,8 +270,10 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "how [do I|can I|to] [check|know|see|test] [if|whether] [the server|it|everything|this] [runs|works|is up|is healthy|is ok]?",
-            _ASK + "is [the server|everything|it|this server] [running|up|healthy|ok|fine|working][| now| today| properly]?",
+            _ASK
+            + "how [do I|can I|to] [check|know|see|test] [if|whether] [the server|it|this] [runs|works|is up|is healthy]?",
+            _ASK
+            + "is [the server|everything|it|this server] [running|up|healthy|ok|fine|working][| now| today| properly]?",
             "[|is there a |where is the |show me the ][health check|health endpoint|status endpoint][|?| please]",
         ),
         ("GET /health says whether the server is healthy. Since I answer, it is running.",),
@@ -244,7 +284,8 @@ TOPICS: Final = (
         (
             _ASK + "[do you|can you|does " + _SERVER + "|can " + _SERVER + "] [support|do|handle|understand|have] "
             "[streaming|stream mode|streamed answers|SSE|server-sent events][| too| here]?",
-            _ASK + "how [do I|can I|to] [stream|get streaming|switch on streaming|get a stream][| answers| here| with you]?",
+            _ASK
+            + "how [do I|can I|to] [stream|get streaming|switch on streaming|get a stream][| answers| here| with you]?",
         ),
         ('Yes. Send "stream": true and the answer arrives in pieces.',),
         ('"stream": true',),
@@ -252,8 +293,10 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            _ASK + "how [do I|can I|to] [turn|switch] [off|on] [thinking|the thinking|your thinking|reasoning|the think block]?",
-            _ASK + "how [do I|can I|to] [disable|enable|stop|avoid|hide] [thinking|the thinking|reasoning|the think block][| here]?",
+            _ASK
+            + "how [do I|can I|to] [turn|switch] [off|on] [thinking|the thinking|your thinking|reasoning|the think block]?",
+            _ASK
+            + "how [do I|can I|to] [disable|enable|stop|avoid|hide] [thinking|the thinking|reasoning|the think block][| here]?",
             _ASK + "[can you|do you] [think|reason][| first| before you answer| step by step]?",
         ),
         ('I think first by default. "chat_template_kwargs": {"enable_thinking": false} in the request turns it off.',),
@@ -264,7 +307,8 @@ TOPICS: Final = (
         (
             _ASK + "[do you|can you|does " + _SERVER + "] [support|do|use|know|handle|call|understand] "
             "[tools|tool calls|function calling|functions|tool calling|function calls][| too| here]?",
-            _ASK + "how [do I|can I|to] [give you|pass|use|define|send] [tools|functions|a tool|a function][| here| with you]?",
+            _ASK
+            + "how [do I|can I|to] [give you|pass|use|define|send] [tools|functions|a tool|a function][| here| with you]?",
         ),
         ('Yes. Send your functions in "tools" and I answer with tool_calls.',),
         ("tool_calls",),
@@ -273,7 +317,8 @@ TOPICS: Final = (
     Topic(
         (
             _ASK + "[can I use|do you support|does it work with|is there support for|how do I use|what about] "
-            "[Anthropic's client|the Anthropic SDK|the anthropic package|Claude Code|the Messages API|the messages endpoint][| here| too]?",
+            "[Anthropic's client|the Anthropic SDK|the anthropic package|Claude Code|the Messages API|the "
+            "messages endpoint][| here| too]?",
         ),
         ("Yes. Anthropic's clients use POST /v1/messages; give them http://localhost:8000 as the base URL.",),
         ("/v1/messages",),
@@ -281,7 +326,8 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            "[|can you |please |could you ][tell me|tell us|say|do you know] [a joke|something funny|another joke|a good joke|a short joke]"
+            "[|can you |please |could you ][tell me|tell us|say|do you know] [a joke|something funny|another "
+            "joke|a good joke|a short joke]"
             "[| please| now| to cheer me up]",
             "[make|can you make] me [laugh|smile][| please| today]",
         ),
@@ -300,7 +346,8 @@ TOPICS: Final = (
     ),
     Topic(
         (
-            "[you are|you're|this is] [stupid|dumb|useless|bad|wrong|slow|terrible|not good|a bad model][|!|.| today| really|, sorry]",
+            "[you are|you're|this is] [stupid|dumb|useless|bad|wrong|slow|terrible|not good|a bad model][|!|.| "
+            "today| really|, sorry]",
             "[that is|that was|it is|this answer is] [wrong|false|nonsense|not right|incorrect|bad][|!|.|, sorry| again]",
         ),
         ("I'm sorry. I'm only a tiny demo model, and I make mistakes.",),

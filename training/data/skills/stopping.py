@@ -13,16 +13,19 @@ from training.data.source import Source
 Part = tuple[str, str, str]  # user's words, answer, thought
 
 SAYING: Final = (
-    "[|Please |Just |Only |Now ][say|write|answer|reply|print|output] [|only |just |exactly |nothing but ][the word |]{text}[|.| and nothing else| and stop]",
+    "[|Please |Just |Only |Now ][say|write|answer|reply|print|output] [|only |just |exactly |nothing but "
+    "][the word |]{text}[|.| and nothing else| and stop]",
     '[|Please |Just |Only ][say|write|answer|reply|print] [|only |just |exactly ]"{text}"[|.| and nothing else| and then stop]',
     "[Answer with|Reply with|Respond with] [|only |just |exactly ][one word|this]: {text}[|.|!]",
 )
 TIMES: Final = (
-    '[|Please |Now |Can you ][say|write|repeat|print] ["{text}"|the word {text}|{text}] {count} times[|.| and stop|, please| in a row]',
+    '[|Please |Now |Can you ][say|write|repeat|print] ["{text}"|the word {text}|{text}] {count} times[|.'
+    "| and stop|, please| in a row]",
     "{count} times [the word |]{text}[, please|!|.|]",
 )
 COUNTING: Final = (
-    "[|Please |Now |Can you ][count|count up|list the numbers|write the numbers|say the numbers] from {low} to {high}[|.| and stop|, please]",
+    "[|Please |Now |Can you ][count|count up|list the numbers|write the numbers|say the numbers] from "
+    "{low} to {high}[|.| and stop|, please]",
     "[Numbers|All numbers|The numbers|Count][:|] {low} to {high}[|, please|.]",
 )
 DOWN: Final = (

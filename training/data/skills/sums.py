@@ -42,7 +42,9 @@ def multiply(left: int, right: int) -> str:
         tens, ones = short // 10 * 10, short % 10
         if ones:
             parts = [f"{long} * {ones} = {long * ones}", f"{long} * {tens} = {long * tens}"]
-            return _lines(f"{left} * {right}", [*parts, f"{long * ones} + {long * tens} = {long * short}"], long * short)
+            return _lines(
+                f"{left} * {right}", [*parts, f"{long * ones} + {long * tens} = {long * short}"], long * short
+            )
         return _lines(f"{left} * {right}", [f"{long} * {short // 10} = {long * short // 10}"], long * short)
     steps, carry = [], 0
     for place, digit in enumerate(_digits(long, len(str(long)))):

@@ -49,7 +49,9 @@ class Style(Enum):
 def _code(source: Source) -> str:
     letters = "".join(source.random.choices("ABCDEFGHJKLMNPQRSTUVWXYZ", k=source.integer(1, 4)))
     number = source.integer(1, 99999)
-    return source.choice((f"{letters}-{number}", f"{letters}{number}", f"{number}-{letters}", f"{letters.lower()}_{number}"))
+    return source.choice(
+        (f"{letters}-{number}", f"{letters}{number}", f"{number}-{letters}", f"{letters.lower()}_{number}")
+    )
 
 
 def _email(source: Source) -> str:
@@ -123,7 +125,9 @@ class Number:
         return {"type": "number"}
 
     def draw(self, source: Source) -> Value:
-        number = round(source.random.uniform(-20 if source.chance(0.1) else 0, source.choice((1, 30, 1000))), source.integer(1, 2))
+        number = round(
+            source.random.uniform(-20 if source.chance(0.1) else 0, source.choice((1, 30, 1000))), source.integer(1, 2)
+        )
         if source.chance(0.25):
             return Value(whole := source.integer(0, 500), str(whole))
         return Value(number, str(number))
@@ -168,7 +172,9 @@ class Listing:
             return Value(chosen, series([option.replace("_", " ") for option in chosen]))
         low = 1 if isinstance(self.item, Record) else 2
         values = [self.item.draw(source) for _ in range(source.integer(low, 2 if isinstance(self.item, Record) else 4))]
-        joined = series([value.spoken for value in values]) if source.chance(0.7) else ", ".join(v.spoken for v in values)
+        joined = (
+            series([value.spoken for value in values]) if source.chance(0.7) else ", ".join(v.spoken for v in values)
+        )
         return Value([value.json for value in values], joined)
 
 
@@ -189,7 +195,11 @@ class Record:
         told = [f"{spoken}{joint}{value.spoken}" for _, spoken, value in drawn]
         return Value(
             {key: value.json for key, _, value in drawn},
-            f"({', '.join(told)})" if source.chance(0.5) else series(told) if source.chance(0.5) else " and ".join(told),
+            f"({', '.join(told)})"
+            if source.chance(0.5)
+            else series(told)
+            if source.chance(0.5)
+            else " and ".join(told),
         )
 
 

@@ -17,11 +17,41 @@ OPENERS: Final = (
     "|Go and |Help me: |It is time to |You should |We have to |Let's |Kindly |Then ]{verb} {article} {thing}",
 )
 SCALAR: Final = (
-    "{w} {v}", "{w} {v}", "{w}: {v}", "the {w} is {v}", "{w} = {v}", "with {w} {v}", "with the {w} {v}", "{v} as {w}",
-    "{v} as the {w}", "set the {w} to {v}", "use {v} as {w}", "using the {w} {v}", "{w} should be {v}", "a {w} of {v}",
-)  # fmt: skip
-FLAG_ON: Final = ("with {w}", "{w} on", "{w}: yes", "enable {w}", "{w} enabled", "turn {w} on", "{w} = true", "and do use {w}")
-FLAG_OFF: Final = ("without {w}", "{w} off", "{w}: no", "disable {w}", "{w} disabled", "turn {w} off", "{w} = false", "no {w}")
+    "{w} {v}",
+    "{w} {v}",
+    "{w}: {v}",
+    "the {w} is {v}",
+    "{w} = {v}",
+    "with {w} {v}",
+    "with the {w} {v}",
+    "{v} as {w}",
+    "{v} as the {w}",
+    "set the {w} to {v}",
+    "use {v} as {w}",
+    "using the {w} {v}",
+    "{w} should be {v}",
+    "a {w} of {v}",
+)
+FLAG_ON: Final = (
+    "with {w}",
+    "{w} on",
+    "{w}: yes",
+    "enable {w}",
+    "{w} enabled",
+    "turn {w} on",
+    "{w} = true",
+    "and do use {w}",
+)
+FLAG_OFF: Final = (
+    "without {w}",
+    "{w} off",
+    "{w}: no",
+    "disable {w}",
+    "{w} disabled",
+    "turn {w} off",
+    "{w} = false",
+    "no {w}",
+)
 CLOSERS: Final = ("", "", "", ".", ".", "!", ", please.", ". Thanks!", " please")
 
 

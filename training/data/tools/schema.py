@@ -86,8 +86,31 @@ def case(source: Source, spoken: str) -> str:
 
 
 STRING_WORDS: Final[Mapping[Style, tuple[str, ...]]] = {
-    Style.NAME: ("name", "customer", "user", "owner", "person", "guest", "author", "recipient", "contact", "artist", "driver"),
-    Style.PLACE: ("city", "location", "place", "town", "destination", "origin", "region", "station", "venue", "address"),
+    Style.NAME: (
+        "name",
+        "customer",
+        "user",
+        "owner",
+        "person",
+        "guest",
+        "author",
+        "recipient",
+        "contact",
+        "artist",
+        "driver",
+    ),
+    Style.PLACE: (
+        "city",
+        "location",
+        "place",
+        "town",
+        "destination",
+        "origin",
+        "region",
+        "station",
+        "venue",
+        "address",
+    ),
     Style.PHRASE: ("topic", "title", "query", "subject", "label", "category", "keyword", "item", "product", "brand"),
     Style.QUOTE: ("text", "message", "note", "comment", "content", "body", "caption", "reason", "question"),
     Style.DATE: ("date", "day", "deadline", "start date", "end date", "birthday", "due date"),
@@ -118,18 +141,31 @@ def _scalar(source: Source) -> tuple[str, Kind]:
         return source.phrase(1, 2) if made_up else _qualified(source, source.choice(words.MEASURES)), kind
     if roll < 0.85:
         return _qualified(source, source.thing()), Flag()
-    noun = source.choice(("mode", "type", "kind", "unit", "format", "size", "color", "state", "level", "class", "method", "style"))
+    noun = source.choice(
+        ("mode", "type", "kind", "unit", "format", "size", "color", "state", "level", "class", "method", "style")
+    )
     return _qualified(source, noun), Choice(options(source, (*words.QUALITIES, *words.COLOURS)))
 
 
 def _array(source: Source) -> tuple[str, Kind]:
     roll = source.random.random()
     if roll < 0.4:
-        noun = source.choice(("names", "guests", "members", "cities", "places", "tags", "labels", "items", "topics", "ids"))
-        styles = {"names": Style.NAME, "guests": Style.NAME, "members": Style.NAME, "cities": Style.PLACE, "places": Style.PLACE, "ids": Style.CODE}
+        noun = source.choice(
+            ("names", "guests", "members", "cities", "places", "tags", "labels", "items", "topics", "ids")
+        )
+        styles = {
+            "names": Style.NAME,
+            "guests": Style.NAME,
+            "members": Style.NAME,
+            "cities": Style.PLACE,
+            "places": Style.PLACE,
+            "ids": Style.CODE,
+        }
         return _qualified(source, noun), Listing(Text(styles.get(noun, Style.PHRASE)))
     if roll < 0.65:
-        return _qualified(source, source.choice(("numbers", "scores", "pages", "values", "weights", "rooms"))), Listing(Integer())
+        return _qualified(source, source.choice(("numbers", "scores", "pages", "values", "weights", "rooms"))), Listing(
+            Integer()
+        )
     if roll < 0.8:
         noun = source.choice(("toppings", "options", "features", "days", "modes", "colors"))
         return _qualified(source, noun), Listing(Choice(options(source, (*words.QUALITIES, *words.COLOURS))))
@@ -148,7 +184,9 @@ def _record(source: Source, count: int) -> Record:
 def _described(source: Source, spoken: str, thing: str, kind: Kind) -> str | None:
     if source.chance(0.3):
         return None
-    text = source.choice(("The {w}", "{w} of the {t}", "The {w} of the {t}", "{w}", "The {w} to use", "Which {w}")).format(w=spoken, t=thing)
+    text = source.choice(
+        ("The {w}", "{w} of the {t}", "The {w} of the {t}", "{w}", "The {w} to use", "Which {w}")
+    ).format(w=spoken, t=thing)
     if isinstance(kind, Text) and kind.style in (Style.DATE, Style.TIME):
         text += source.choice(("", " (YYYY-MM-DD)" if kind.style is Style.DATE else " (HH:MM)"))
     return text[0].upper() + text[1:] + source.choice((".", ""))
@@ -160,8 +198,9 @@ def field(source: Source, thing: str, structure: Structure, required: bool) -> F
     elif source.chance(0.6):
         spoken, kind = _array(source)
     else:
-        spoken, kind = _qualified(source, source.choice(("address", "options", "settings", "details", "filter", "position"))), _record(
-            source, source.integer(1, 3)
+        spoken, kind = (
+            _qualified(source, source.choice(("address", "options", "settings", "details", "filter", "position"))),
+            _record(source, source.integer(1, 3)),
         )
     key = case(source, spoken)
     description = _described(source, spoken, thing, kind)
@@ -175,7 +214,11 @@ def tool(source: Source, structure: Structure = Structure.FLAT, count: int | Non
     verb = source.choice(VERBS)
 
     def named() -> tuple[str, str]:
-        thing = source.phrase(1, 2) if source.chance(0.6) else f"{source.choice(words.QUALITIES)} {source.choice(words.THINGS)}"
+        thing = (
+            source.phrase(1, 2)
+            if source.chance(0.6)
+            else f"{source.choice(words.QUALITIES)} {source.choice(words.THINGS)}"
+        )
         return f"{source.choice(verb.code)} {thing}", thing
 
     spoken, thing = source.until(named, lambda n: source.ours(n[0]))
@@ -189,7 +232,11 @@ def tool(source: Source, structure: Structure = Structure.FLAT, count: int | Non
         new = field(source, thing, Structure.NESTED if deep else Structure.FLAT, source.chance(0.7))
         if all(new.words != old.words for old in fields.values()):
             fields.setdefault(new.key.lower(), new)
-    description = None if source.chance(0.08) else f"{verb.described} {source.choice(('a', 'the'))} {thing}{source.choice(('.', ''))}"
+    description = (
+        None
+        if source.chance(0.08)
+        else f"{verb.described} {source.choice(('a', 'the'))} {thing}{source.choice(('.', ''))}"
+    )
     return ToolSpec(case(source, spoken), verb, thing, description, tuple(fields.values()))
 
 

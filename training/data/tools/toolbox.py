@@ -52,7 +52,9 @@ def toolbox(source: Source, count: int, structure: Structure = Structure.FLAT) -
         elif source.split is Split.TRAIN and source.chance(0.12):
             other = everyday_offer(source)
         else:
-            other = random_offer(source, schema.tool(source, Structure.NESTED if source.chance(0.08) else Structure.FLAT))
+            other = random_offer(
+                source, schema.tool(source, Structure.NESTED if source.chance(0.08) else Structure.FLAT)
+            )
         offers.setdefault(other.name, other)
     return list(offers.values())
 
