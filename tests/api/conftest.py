@@ -76,9 +76,9 @@ class Serving:
 class Running(Serving):
     """With a scripted manager behind it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, folder: Path) -> None:
         self.manager = FakeManager()
-        super().__init__(settings, self.manager, FakeCatalog())
+        super().__init__(settings, self.manager, FakeCatalog(folder))
 
     def stop(self) -> None:
         super().stop()
@@ -108,12 +108,12 @@ def read_until(connection: socket.socket, needle: bytes) -> bytes:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Running]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Start servers with these settings."""
     with contextlib.ExitStack() as stack:
 
         def start(**settings: Any) -> Running:
-            running = Running(Settings(**settings))
+            running = Running(Settings(**settings), tmp_path)
             running.start()
             stack.callback(running.stop)
             return running
