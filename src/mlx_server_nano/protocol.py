@@ -12,8 +12,8 @@ direction, one `ToGateway` in the other. A worker's life:
     Step(events)*            ->                     one frame per engine step, all rows together
 
 For each request a worker sends `Started`, an `Echo` if it is asked for, then `Delta`s, the last one of each choice with
-a finish reason; or `Failed` at any point, and nothing after it. A cancelled request gets nothing more. Either side's
-end of file ends the worker.
+a finish reason; or `Failed` at any point, and nothing after it. A question gets one `Tokenized` or
+`Rendered`, or `Failed`. A cancelled request gets nothing more. Either side's end of file ends the worker.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from mlx_server_nano.errors import Failure
-from mlx_server_nano.types import FinishReason, GenerationRequest, ModelInfo, TokenLogprob
+from mlx_server_nano.types import FinishReason, ModelInfo, TokenLogprob, Work
 
 MAX_FRAME_BYTES: Final = 1 << 30
 _HEADER: Final = struct.Struct(">I")
@@ -57,7 +57,7 @@ class Load(Struct, frozen=True, array_like=True, tag="load"):
 
 class Generate(Struct, frozen=True, array_like=True, tag="generate"):
     request_id: int
-    request: GenerationRequest
+    request: Work
 
 
 class Cancel(Struct, frozen=True, array_like=True, tag="cancel"):
@@ -129,6 +129,21 @@ class Delta(Struct, frozen=True, array_like=True, tag="delta"):
     stop: str | None = None
 
 
+class Tokenized(Struct, frozen=True, array_like=True, tag="tokenized"):
+    """A text's tokens, and the bytes behind each."""
+
+    request_id: int
+    ids: tuple[int, ...]
+    pieces: tuple[bytes, ...]
+
+
+class Rendered(Struct, frozen=True, array_like=True, tag="rendered"):
+    """The text of tokens or messages."""
+
+    request_id: int
+    text: str
+
+
 class Failed(Struct, frozen=True, array_like=True, tag="failed"):
     """This request ended with an error; others go on."""
 
@@ -136,7 +151,8 @@ class Failed(Struct, frozen=True, array_like=True, tag="failed"):
     failure: Failure
 
 
-Event = Started | Echo | Delta | Failed
+Answer = Tokenized | Rendered
+Event = Started | Echo | Delta | Answer | Failed
 
 
 class Step(Struct, frozen=True, array_like=True, tag="step"):

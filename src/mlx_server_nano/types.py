@@ -6,7 +6,7 @@ They travel between the processes as msgpack (see `protocol`), hence msgspec str
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
@@ -123,7 +123,7 @@ class ThinkingBudget(Struct, frozen=True, kw_only=True):
     close: str
 
 
-class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="generation"):
     """All that a worker needs to answer a request; every dialect decodes to this.
 
     max_tokens: tokens at most for each choice; None: until the context is full; 0: only the prompt is processed.
@@ -145,6 +145,33 @@ class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: int | None = None
     constraint: Constraint | None = None
     thinking: ThinkingBudget | None = None
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """Something else to ask a worker, with one answer. n: what it counts as among choices."""
+
+    n: ClassVar[int] = 1
+
+
+class Tokenize(Question, frozen=True, tag="tokenize"):
+    """add_special: with the tokens that the tokenizer puts around a text; parse_special: markup in it counts as such."""
+
+    text: str
+    add_special: bool
+    parse_special: bool
+
+
+class Detokenize(Question, frozen=True, tag="detokenize"):
+    ids: tuple[int, ...]
+
+
+class RenderChat(Question, frozen=True, tag="render_chat"):
+    """What does the chat template make of these messages?"""
+
+    prompt: ChatPrompt
+
+
+Work = GenerationRequest | Tokenize | Detokenize | RenderChat
 
 
 class Alternative(Struct, frozen=True, array_like=True):

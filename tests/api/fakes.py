@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.catalog import AvailableModel
 from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.models.slot import ModelState, ModelStatus
-from mlx_server_nano.protocol import Delta, Event, Started
+from mlx_server_nano.protocol import Answer, Delta, Event, Started
 from mlx_server_nano.types import FinishReason, GenerationRequest, ModelInfo
 
 
@@ -79,7 +80,9 @@ class FakeGeneration:
     async def next(self, timeout: float | None = None) -> list[Event]:
         await asyncio.sleep(0)  # as a worker's events come from the loop
         events = await perform(next(self._beats))
-        self._open -= sum(isinstance(event, Delta) and event.finish is not None for event in events)
+        self._open -= sum(
+            event.finish is not None if isinstance(event, Delta) else isinstance(event, Answer) for event in events
+        )
         return events
 
     def cancel(self) -> None:
@@ -136,7 +139,7 @@ def status(name: str, state: ModelState = ModelState.READY, loaded_since: float 
 class FakeManager:
     def __init__(self) -> None:
         self.scripts = {"m": Script()}
-        self.requests: list[GenerationRequest] = []
+        self.requests: list[Any] = []
         self.cancelled: list[GenerationRequest] = []
         self.waiting = 0  # for a lease
         self.leases = 0

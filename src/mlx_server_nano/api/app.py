@@ -17,6 +17,7 @@ from mlx_server_nano.api.models import ModelEndpoints
 from mlx_server_nano.api.routing import Methods, unknown_path
 from mlx_server_nano.api.run import GenerationEndpoint
 from mlx_server_nano.api.status import Health, welcome
+from mlx_server_nano.api.tokens import TokenDialect
 from mlx_server_nano.config import Settings
 
 if TYPE_CHECKING:
@@ -38,11 +39,15 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
     models = ModelEndpoints(manager, catalog)
     chat = GenerationEndpoint(settings, manager, gate, ChatDialect(settings).prepare)
     completions = GenerationEndpoint(settings, manager, gate, CompletionDialect().prepare)
+    tokens = TokenDialect(settings, manager)
     routes = [
         Route("/", Methods({"GET": welcome})),
         Route(HEALTH_PATH, Methods({"GET": Health(manager, gate)})),
         Route("/v1/chat/completions", Methods({"POST": chat})),
         Route("/v1/completions", Methods({"POST": completions})),
+        Route("/tokenize", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.tokenize)})),
+        Route("/detokenize", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.detokenize)})),
+        Route("/apply-template", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.apply_template)})),
         Route("/v1/models", Methods({"GET": models.list})),
         Route("/v1/models/{name:path}", Methods({"GET": models.retrieve})),
     ]

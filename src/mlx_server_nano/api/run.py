@@ -22,7 +22,7 @@ from mlx_server_nano.api.sse import EventStream
 from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import ServerError
 from mlx_server_nano.protocol import Event
-from mlx_server_nano.types import GenerationRequest
+from mlx_server_nano.types import Work
 
 if TYPE_CHECKING:
     from mlx_server_nano.models.lease import Lease
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class StreamEncoder(Protocol):
     """Events to the bytes of a stream, in whole server-sent events."""
 
-    def begin(self, lease: Lease) -> GenerationRequest | tuple[GenerationRequest, ...]:
+    def begin(self, lease: Lease) -> Work | tuple[Work, ...]:
         """The request, or requests, as the leased model takes it. Raises InvalidRequestError for what the model can't
         do."""
 
@@ -49,7 +49,7 @@ class StreamEncoder(Protocol):
 class AnswerEncoder(Protocol):
     """Events to one JSON body."""
 
-    def begin(self, lease: Lease) -> GenerationRequest | tuple[GenerationRequest, ...]:
+    def begin(self, lease: Lease) -> Work | tuple[Work, ...]:
         """As of a StreamEncoder."""
 
     def feed(self, events: Sequence[Event]) -> None: ...

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from mlx_server_nano.errors import ServerError, from_failure
-from mlx_server_nano.protocol import Delta, Event, Failed
+from mlx_server_nano.protocol import Answer, Delta, Event, Failed
 
 
 class Generation:
@@ -78,7 +78,7 @@ class Generation:
             self.fail(from_failure(event.failure))
             return True
         self._events.append(event)
-        if type(event) is Delta and event.finish is not None:
+        if event.finish is not None if type(event) is Delta else isinstance(event, Answer):
             self._open -= 1
         self._wake()
         return self._open == 0

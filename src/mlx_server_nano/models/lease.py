@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlx_server_nano.errors import QueueFullError
 from mlx_server_nano.models.generation import Generation
 from mlx_server_nano.models.worker import Worker
-from mlx_server_nano.types import GenerationRequest, ModelInfo
+from mlx_server_nano.types import ModelInfo, Work
 
 if TYPE_CHECKING:
     from mlx_server_nano.chat.model import ChatModel
@@ -37,7 +37,7 @@ class Lease:
         self._capacity = capacity
         self._generations: list[Generation] = []
 
-    def generate(self, *requests: GenerationRequest) -> Generation:
+    def generate(self, *requests: Work) -> Generation:
         """Start requests that belong together. Raises QueueFullError if they and the model's unfinished choices exceed
         what may run and wait, WorkerDiedError if the worker has died."""
         unfinished = self._worker.open_choices

@@ -33,7 +33,7 @@ from mlx_server_nano.protocol import (
     ToWorker,
     to_frame,
 )
-from mlx_server_nano.types import GenerationRequest, ModelInfo
+from mlx_server_nano.types import ModelInfo, Work
 
 COMMAND: Final = (sys.executable, "-P", "-m", "mlx_server_nano.worker")
 START_TIMEOUT: Final = 120.0  # seconds for a worker's imports, on a busy machine
@@ -130,7 +130,7 @@ class Worker:
         self._refuse_if_dead()
         return info
 
-    def generate(self, *requests: GenerationRequest) -> Generation:
+    def generate(self, *requests: Work) -> Generation:
         """Send requests that belong together to the loaded model. Raises WorkerDiedError."""
         ids = [next(self._ids) for _ in requests]
         generation = Generation(ids, sum(request.n for request in requests), lambda: self._cancel(ids))

@@ -11,13 +11,12 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_server_nano.errors import Failure, ModelLoadError, ServerError
+from mlx_server_nano.errors import ModelLoadError, ServerError
 from mlx_server_nano.protocol import Cancel, Generate, Load, Loaded, LoadFailed, LoadProgress, Ready, ToWorker
 from mlx_server_nano.worker.channel import Channel, Inbox
 
 if TYPE_CHECKING:
-    from mlx_server_nano.worker.prompts import Preparer
-    from mlx_server_nano.worker.scheduler import Prepared
+    from mlx_server_nano.worker.prompts import Outcome, Preparer
 
 _LOG = logging.getLogger("mlx_server_nano.worker")
 
@@ -35,7 +34,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     channel = Channel(arguments.fd)
     loads: Inbox[Load] = Inbox()
-    inbox: Inbox[Prepared | Cancel | tuple[int, Failure]] = Inbox()
+    inbox: Inbox[Outcome | Cancel] = Inbox()
     loaded_event = threading.Event()
     preparers: list[Preparer] = []
 
@@ -56,6 +55,7 @@ def main() -> None:
     from mlx_server_nano.worker import loader, memory
     from mlx_server_nano.worker.engine import Engine
     from mlx_server_nano.worker.prompts import Preparer, Tokenizing
+    from mlx_server_nano.worker.questions import Questions
 
     channel.send(Ready(memory.device()))
     (load,) = loads.take(wait=True)
@@ -77,7 +77,7 @@ def main() -> None:
         vocab_size=loaded.info.vocab_size,
         find_branches=not loaded.cuttable,
     )
-    preparers.append(Preparer(tokenizing, inbox.put))
+    preparers.append(Preparer(tokenizing, Questions(tokenizing, loaded.tokenizer, loaded.vocabulary), inbox.put))
     preparers[0].start()
     loaded_event.set()
     channel.send(Loaded(loaded.info))

@@ -23,6 +23,7 @@ from mlx_server_nano.worker.grammar import Masks
 from mlx_server_nano.worker.group import Batch, Group, Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
+from mlx_server_nano.worker.prompts import Outcome
 from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.scheduler import Prefill, Prepared, Scheduler
 from mlx_server_nano.worker.sequence import Sequence
@@ -33,7 +34,7 @@ _PADDING_BYTES = 256 << 20
 _CLEAR_EVERY = 256
 _SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
 
-Incoming = Prepared | Cancel | tuple[int, Failure]
+Incoming = Outcome | Cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,10 @@ class Engine:
             self._scheduler.add(message)
         elif isinstance(message, Cancel):
             self._cancel(message.request_id)
-        else:
+        elif isinstance(message, tuple):
             self._events.append(Failed(*message))
+        else:
+            self._events.append(message)
 
     def _cancel(self, request_id: int) -> None:
         prefill = self._scheduler.cancel(request_id)

@@ -6,22 +6,27 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
 from mlx_server_nano.errors import ContextLengthError, Failure, InvalidRequestError, ServerError
-from mlx_server_nano.protocol import Generate
+from mlx_server_nano.protocol import Answer, Generate
 from mlx_server_nano.template import TemplateError
 from mlx_server_nano.types import ChatPrompt, GenerationRequest, Role, TextPrompt, ThinkingBudget
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.scheduler import Prepared
 from mlx_server_nano.worker.thinking import ThinkingLimit
 
+if TYPE_CHECKING:
+    from mlx_server_nano.worker.questions import Questions
+
 _LOG = logging.getLogger(__name__)
 _TAIL = 256
 _UNLIKELY = "\u2042\u2042"
+
+Outcome = Prepared | Answer | tuple[int, Failure]
 
 
 class Tokenizing:
@@ -53,7 +58,7 @@ class Tokenizing:
         prompt = request.prompt
         branches: tuple[int, ...] = ()
         if isinstance(prompt, ChatPrompt):
-            text = self._render(prompt)
+            text = self.render(prompt)
             ids, tail = self._encode(text, add_special_tokens=False), text[-_TAIL:]
             branches = self._branches(prompt, ids) if self._find_branches else ()
         elif isinstance(prompt, TextPrompt):
@@ -62,8 +67,7 @@ class Tokenizing:
             tail = prompt.text[-_TAIL:]
         else:
             ids, tail = list(prompt.ids), ""
-            if any(not 0 <= i < self._vocab_size for i in ids):
-                raise InvalidRequestError(f"token ids must be in 0..{self._vocab_size - 1}", param="prompt")
+            self.check_ids(ids, "prompt")
         self._check(ids, request)
         return Prepared(
             request_id=request_id,
@@ -75,6 +79,11 @@ class Tokenizing:
             thinking=self._thinking(request.thinking, tail),
             branches=branches,
         )
+
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        """Raises InvalidRequestError for an id that the model does not have."""
+        if any(not 0 <= i < self._vocab_size for i in ids):
+            raise InvalidRequestError(f"token ids must be in 0..{self._vocab_size - 1}", param=param)
 
     def _thinking(self, budget: ThinkingBudget | None, tail: str) -> ThinkingLimit | None:
         if budget is None:
@@ -108,7 +117,7 @@ class Tokenizing:
         for at in {users[0], users[-1]} if users else ():
             changed = {**prompt.messages[at], "content": _UNLIKELY}
             try:
-                text = self._render(
+                text = self.render(
                     structs.replace(prompt, messages=(*prompt.messages[:at], changed, *prompt.messages[at + 1 :]))
                 )
             except InvalidRequestError:
@@ -120,7 +129,8 @@ class Tokenizing:
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
-    def _render(self, prompt: ChatPrompt) -> str:
+    def render(self, prompt: ChatPrompt) -> str:
+        """Raises InvalidRequestError."""
         if self._apply_template is None:
             raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
         try:
@@ -132,11 +142,12 @@ class Tokenizing:
 
 
 class Preparer(threading.Thread):
-    """Prepares requests in the order they come, and hands on what becomes of them."""
+    """Prepares requests and answers questions in the order they come, and hands on what becomes of them."""
 
-    def __init__(self, tokenizing: Tokenizing, deliver: Callable[[Prepared | tuple[int, Failure]], None]) -> None:
+    def __init__(self, tokenizing: Tokenizing, questions: Questions, deliver: Callable[[Outcome], None]) -> None:
         super().__init__(name="preparer", daemon=True)
         self._tokenizing = tokenizing
+        self._questions = questions
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[Generate] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
@@ -157,7 +168,7 @@ class Preparer(threading.Thread):
         while True:
             generate = self._inbox.get()
             request_id = generate.request_id
-            result: Prepared | tuple[int, Failure] | None = None
+            result: Outcome | None = None
             if request_id not in self._cancelled:
                 result = self._prepare(generate)
             # Under the lock, so that a cancel is either seen here or reaches the engine after the request does.
@@ -168,9 +179,11 @@ class Preparer(threading.Thread):
                 elif result is not None:
                     self._deliver(result)
 
-    def _prepare(self, generate: Generate) -> Prepared | tuple[int, Failure]:
+    def _prepare(self, generate: Generate) -> Outcome:
         try:
-            return self._tokenizing.prepare(generate.request_id, generate.request)
+            if isinstance(generate.request, GenerationRequest):
+                return self._tokenizing.prepare(generate.request_id, generate.request)
+            return self._questions.answer(generate.request_id, generate.request)
         except ServerError as error:
             return generate.request_id, error.to_failure()
         except Exception as error:

@@ -1,0 +1,33 @@
+"""Answers that need the tokenizer or the template only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlx_server_nano.protocol import Rendered, Tokenized
+from mlx_server_nano.types import Detokenize, RenderChat, Tokenize
+from mlx_server_nano.worker.prompts import Tokenizing
+from mlx_server_nano.worker.vocabulary import Vocabulary
+
+
+class Questions:
+    """For one thread at a time, the preparer's."""
+
+    def __init__(self, tokenizing: Tokenizing, tokenizer: Any, vocabulary: Vocabulary) -> None:
+        self._tokenizing = tokenizing
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+
+    def answer(self, request_id: int, question: Tokenize | Detokenize | RenderChat) -> Tokenized | Rendered:
+        """Raises InvalidRequestError for ids that the model does not have and messages that its template refuses."""
+        if isinstance(question, RenderChat):
+            return Rendered(request_id, self._tokenizing.render(question.prompt))
+        if isinstance(question, Detokenize):
+            self._tokenizing.check_ids(question.ids, "tokens")
+            return Rendered(request_id, self._vocabulary.text_of(question.ids))
+        ids = tuple(self._tokenize(question))
+        return Tokenized(request_id, ids, tuple(map(self._vocabulary.bytes_of, ids)))
+
+    def _tokenize(self, question: Tokenize) -> list[int]:
+        options = {} if question.parse_special else {"split_special_tokens": True}
+        return list(self._tokenizer.encode(question.text, add_special_tokens=question.add_special, **options))
