@@ -12,8 +12,8 @@ direction, one `ToGateway` in the other. A worker's life:
     Step(events)*            ->                     one frame per engine step, all rows together
 
 For each request a worker sends `Started`, an `Echo` if it is asked for, then `Delta`s, the last one of each choice with
-a finish reason; or `Failed` at any point, and nothing after it. A question gets one `Tokenized` or
-`Rendered`, or `Failed`. A cancelled request gets nothing more. Either side's end of file ends the worker.
+a finish reason; or `Failed` at any point, and nothing after it. A question gets one `Tokenized`,
+`Rendered` or `Embedded`, or `Failed`. A cancelled request gets nothing more. Either side's end of file ends the worker.
 """
 
 from __future__ import annotations
@@ -144,6 +144,14 @@ class Rendered(Struct, frozen=True, array_like=True, tag="rendered"):
     text: str
 
 
+class Embedded(Struct, frozen=True, array_like=True, tag="embedded"):
+    """A vector for each input, as little-endian float32. tokens: of all inputs together."""
+
+    request_id: int
+    vectors: tuple[bytes, ...]
+    tokens: int
+
+
 class Failed(Struct, frozen=True, array_like=True, tag="failed"):
     """This request ended with an error; others go on."""
 
@@ -151,7 +159,7 @@ class Failed(Struct, frozen=True, array_like=True, tag="failed"):
     failure: Failure
 
 
-Answer = Tokenized | Rendered
+Answer = Tokenized | Rendered | Embedded
 Event = Started | Echo | Delta | Answer | Failed
 
 

@@ -171,7 +171,14 @@ class RenderChat(Question, frozen=True, tag="render_chat"):
     prompt: ChatPrompt
 
 
-Work = GenerationRequest | Tokenize | Detokenize | RenderChat
+class Embed(Question, frozen=True, tag="embed"):
+    """A vector for each input, of all dimensions or of the first so many."""
+
+    inputs: tuple[TextPrompt | TokenPrompt, ...]
+    dimensions: int | None = None
+
+
+Work = GenerationRequest | Tokenize | Detokenize | RenderChat | Embed
 
 
 class Alternative(Struct, frozen=True, array_like=True):

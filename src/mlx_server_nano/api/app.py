@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from mlx_server_nano.api.chat import ChatDialect
 from mlx_server_nano.api.completions import CompletionDialect
+from mlx_server_nano.api.embeddings import EmbeddingDialect
 from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.middleware import HEALTH_PATH, ApiKey, Draining, Errors, RequestIds
 from mlx_server_nano.api.models import ModelEndpoints
@@ -39,12 +40,14 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
     models = ModelEndpoints(manager, catalog)
     chat = GenerationEndpoint(settings, manager, gate, ChatDialect(settings).prepare)
     completions = GenerationEndpoint(settings, manager, gate, CompletionDialect().prepare)
+    embeddings = GenerationEndpoint(settings, manager, gate, EmbeddingDialect().prepare)
     tokens = TokenDialect(settings, manager)
     routes = [
         Route("/", Methods({"GET": welcome})),
         Route(HEALTH_PATH, Methods({"GET": Health(manager, gate)})),
         Route("/v1/chat/completions", Methods({"POST": chat})),
         Route("/v1/completions", Methods({"POST": completions})),
+        Route("/v1/embeddings", Methods({"POST": embeddings})),
         Route("/tokenize", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.tokenize)})),
         Route("/detokenize", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.detokenize)})),
         Route("/apply-template", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.apply_template)})),

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final, TypeVar, cast
+from typing import Annotated, Final, cast
 
 import msgspec
 from msgspec import Meta
 
 from mlx_server_nano.api.chat_request import StreamOptions
 from mlx_server_nano.api.completions_infill import infill_for
-from mlx_server_nano.api.sampling import SamplingFields, TokenId
+from mlx_server_nano.api.inputs import Inputs, to_prompts
+from mlx_server_nano.api.sampling import SamplingFields
 from mlx_server_nano.api.wire import decode_json
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
 from mlx_server_nano.types import GenerationRequest, ModelInfo, Prompt, Sampling, TextPrompt, TokenPrompt
 
-MAX_INPUTS: Final = 2048
 _DEFAULT_MAX_TOKENS: Final = 16
-
-Inputs = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]
-
-T = TypeVar("T")
 
 
 class CompletionBody(SamplingFields, kw_only=True):
@@ -128,28 +124,3 @@ def decode(body: bytes) -> CompletionRequest:
         stream=stream,
         include_usage=wire.stream_options is not None and bool(wire.stream_options.include_usage),
     )
-
-
-def to_prompts(inputs: Inputs, param: str) -> tuple[TextPrompt | TokenPrompt, ...]:
-    """Text, several texts, token ids, or several lists of those. Raises InvalidRequestError."""
-    if isinstance(inputs, str):
-        return (TextPrompt(text=inputs),)
-    first = inputs[0]
-    if isinstance(first, int):
-        return (TokenPrompt(ids=tuple(_all_of(int, inputs, param))),)
-    if len(inputs) > MAX_INPUTS:
-        raise InvalidRequestError(f"At most {MAX_INPUTS} entries are allowed.", param=param)
-    if isinstance(first, str):
-        return tuple(TextPrompt(text=text) for text in _all_of(str, inputs, param))
-    lists: list[list[int]] = _all_of(list, inputs, param)
-    for index, ids in enumerate(lists):
-        if not ids:
-            raise InvalidRequestError("A list of token ids must not be empty.", param=f"{param}.{index}")
-    return tuple(TokenPrompt(ids=tuple(ids)) for ids in lists)
-
-
-def _all_of(kind: type[T], values: list[str | int | list[int]], param: str) -> list[T]:
-    for index, value in enumerate(values):
-        if not isinstance(value, kind):
-            raise InvalidRequestError("Texts, token ids and lists of those can't be mixed.", param=f"{param}.{index}")
-    return cast(list[T], values)

@@ -77,7 +77,8 @@ def main() -> None:
         vocab_size=loaded.info.vocab_size,
         find_branches=not loaded.cuttable,
     )
-    preparers.append(Preparer(tokenizing, Questions(tokenizing, loaded.tokenizer, loaded.vocabulary), inbox.put))
+    questions = Questions(tokenizing, loaded.tokenizer, loaded.vocabulary, loaded.embedding)
+    preparers.append(Preparer(tokenizing, questions, inbox.put))
     preparers[0].start()
     loaded_event.set()
     channel.send(Loaded(loaded.info))

@@ -13,12 +13,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_server_nano.errors import Failure
+from mlx_server_nano.errors import Failure, GenerationError, ServerError
 from mlx_server_nano.protocol import Cancel, Delta, Echo, Event, Failed, LoadOptions, Started, Step
 from mlx_server_nano.types import FinishReason, TextPrompt
 from mlx_server_nano.worker import memory, slots
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.detokenizer import make_detokenizer
+from mlx_server_nano.worker.embedder import Embedder, EmbeddingTask
 from mlx_server_nano.worker.grammar import Masks
 from mlx_server_nano.worker.group import Batch, Group, Row
 from mlx_server_nano.worker.loader import LoadedModel
@@ -73,6 +74,7 @@ class Engine:
             padding_limit=max(loaded.info.weights_bytes, _PADDING_BYTES) // per_token,
         )
         self._masks = Masks(loaded.grammars.vocab_size)
+        self._embedder = Embedder(loaded.model, loaded.new_caches, loaded.embedding)
         self._joining: list[Row] = []
         self._launched: list[_Step] = []
         self._events: list[Event] = []
@@ -85,7 +87,8 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        return self._scheduler.idle and not self._joining and not self._launched and not self._batch.rows
+        working = self._joining or self._launched or self._batch.rows
+        return self._scheduler.idle and self._embedder.idle and not working
 
     def turn(self, *, wait: bool) -> None:
         for message in self._inbox.take(wait=wait):
@@ -93,7 +96,10 @@ class Engine:
         passes = list(self._launch())
         self._read(self._launched)
         self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
-        self._prefill()
+        decoding = self._batch.rows + sum(1 for row in self._joining if row.sequence.wants_step)
+        budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
+        self._prefill(decoding, budget)
+        self._embed(budget)
         self._post()
         self._turns += 1
         if self._turns % _CLEAR_EVERY == 0:
@@ -104,12 +110,15 @@ class Engine:
             self._scheduler.add(message)
         elif isinstance(message, Cancel):
             self._cancel(message.request_id)
+        elif isinstance(message, EmbeddingTask):
+            self._embedder.add(message)
         elif isinstance(message, tuple):
             self._events.append(Failed(*message))
         else:
             self._events.append(message)
 
     def _cancel(self, request_id: int) -> None:
+        self._embedder.cancel(request_id)
         prefill = self._scheduler.cancel(request_id)
         if prefill is not None:
             done = prefill.prepared.ids[: prefill.done]
@@ -183,14 +192,12 @@ class Engine:
         if delta is not None:
             self._events.append(delta)
 
-    def _prefill(self) -> None:
-        decoding = self._batch.rows + sum(1 for row in self._joining if row.sequence.wants_step)
+    def _prefill(self, decoding: int, budget: int) -> None:
         for prefill in self._scheduler.admit(decoding):
             prepared = prefill.prepared
             start = self._reuse.fresh() if prepared.scored else self._reuse.start(prepared.ids)
             prefill.caches, prefill.done, prefill.lease = start.caches, start.length, start.lease
             self._events.append(Started(prepared.request_id, len(prepared.ids), start.length, prepared.tail))
-        budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
         for prefill, count in self._scheduler.plan(budget):
             try:
                 self._advance(prefill, count)
@@ -199,6 +206,15 @@ class Engine:
                 self._scheduler.remove(prefill)
                 self._reuse.forget(prefill.lease)
                 self._fail(prefill.prepared.request_id, f"The prompt could not be processed: {error}")
+
+    def _embed(self, budget: int) -> None:
+        try:
+            self._events += self._embedder.step(budget)
+        except Exception as error:
+            if not isinstance(error, ServerError):
+                _LOG.exception("Embedding failed")
+                error = GenerationError(f"The input could not be processed: {error}")
+            self._events += [Failed(request_id, error.to_failure()) for request_id in self._embedder.drop()]
 
     def _advance(self, prefill: Prefill, count: int) -> None:
         prepared = prefill.prepared

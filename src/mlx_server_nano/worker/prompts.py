@@ -14,7 +14,8 @@ from msgspec import structs
 from mlx_server_nano.errors import ContextLengthError, Failure, InvalidRequestError, ServerError
 from mlx_server_nano.protocol import Answer, Generate
 from mlx_server_nano.template import TemplateError
-from mlx_server_nano.types import ChatPrompt, GenerationRequest, Role, TextPrompt, ThinkingBudget
+from mlx_server_nano.types import ChatPrompt, GenerationRequest, Role, TextPrompt, ThinkingBudget, TokenPrompt
+from mlx_server_nano.worker.embedder import EmbeddingTask
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.scheduler import Prepared
 from mlx_server_nano.worker.thinking import ThinkingLimit
@@ -26,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 _TAIL = 256
 _UNLIKELY = "\u2042\u2042"
 
-Outcome = Prepared | Answer | tuple[int, Failure]
+Outcome = Prepared | EmbeddingTask | Answer | tuple[int, Failure]
 
 
 class Tokenizing:
@@ -61,13 +62,9 @@ class Tokenizing:
             text = self.render(prompt)
             ids, tail = self._encode(text, add_special_tokens=False), text[-_TAIL:]
             branches = self._branches(prompt, ids) if self._find_branches else ()
-        elif isinstance(prompt, TextPrompt):
-            bos = self._tokenizer.bos_token
-            ids = self._encode(prompt.text, add_special_tokens=not (bos and prompt.text.startswith(bos)))
-            tail = prompt.text[-_TAIL:]
         else:
-            ids, tail = list(prompt.ids), ""
-            self.check_ids(ids, "prompt")
+            ids = self._ids(prompt, "prompt")
+            tail = prompt.text[-_TAIL:] if isinstance(prompt, TextPrompt) else ""
         self._check(ids, request)
         return Prepared(
             request_id=request_id,
@@ -79,6 +76,25 @@ class Tokenizing:
             thinking=self._thinking(request.thinking, tail),
             branches=branches,
         )
+
+    def embeddable(self, text: TextPrompt | TokenPrompt, param: str) -> list[int]:
+        """Raises InvalidRequestError for an empty text, ContextLengthError for one that is too long."""
+        ids = self._ids(text, param)
+        if not ids:
+            raise InvalidRequestError("The input is empty.", param=param)
+        if len(ids) > self._context_length:
+            raise ContextLengthError(
+                f"This model's maximum context length is {self._context_length} tokens, but the input has {len(ids)}.",
+                param=param,
+            )
+        return ids
+
+    def _ids(self, prompt: TextPrompt | TokenPrompt, param: str) -> list[int]:
+        if isinstance(prompt, TokenPrompt):
+            self.check_ids(prompt.ids, param)
+            return list(prompt.ids)
+        bos = self._tokenizer.bos_token
+        return self._encode(prompt.text, add_special_tokens=not (bos and prompt.text.startswith(bos)))
 
     def check_ids(self, ids: Sequence[int], param: str) -> None:
         """Raises InvalidRequestError for an id that the model does not have."""

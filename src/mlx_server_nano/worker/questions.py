@@ -1,11 +1,13 @@
-"""Answers that need the tokenizer or the template only."""
+"""Questions that need the tokenizer or the template: most of them nothing else, so they are answered here."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mlx_server_nano.protocol import Rendered, Tokenized
-from mlx_server_nano.types import Detokenize, RenderChat, Tokenize
+from mlx_server_nano.types import Detokenize, Embed, RenderChat, Tokenize
+from mlx_server_nano.worker.embedder import EmbeddingTask
+from mlx_server_nano.worker.pooling import EmbeddingPlan
 from mlx_server_nano.worker.prompts import Tokenizing
 from mlx_server_nano.worker.vocabulary import Vocabulary
 
@@ -13,13 +15,25 @@ from mlx_server_nano.worker.vocabulary import Vocabulary
 class Questions:
     """For one thread at a time, the preparer's."""
 
-    def __init__(self, tokenizing: Tokenizing, tokenizer: Any, vocabulary: Vocabulary) -> None:
+    def __init__(self, tokenizing: Tokenizing, tokenizer: Any, vocabulary: Vocabulary, plan: EmbeddingPlan) -> None:
         self._tokenizing = tokenizing
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
+        self._plan = plan
 
-    def answer(self, request_id: int, question: Tokenize | Detokenize | RenderChat) -> Tokenized | Rendered:
-        """Raises InvalidRequestError for ids that the model does not have and messages that its template refuses."""
+    def answer(
+        self, request_id: int, question: Tokenize | Detokenize | RenderChat | Embed
+    ) -> Tokenized | Rendered | EmbeddingTask:
+        """Raises InvalidRequestError for ids that the model does not have, messages that its template refuses, texts that
+        can't be embedded."""
+        if isinstance(question, Embed):
+            self._plan.check()
+            one = len(question.inputs) == 1
+            texts = [
+                self._tokenizing.embeddable(text, "input" if one else f"input.{i}")
+                for i, text in enumerate(question.inputs)
+            ]
+            return EmbeddingTask(request_id, texts, question.dimensions)
         if isinstance(question, RenderChat):
             return Rendered(request_id, self._tokenizing.render(question.prompt))
         if isinstance(question, Detokenize):
