@@ -15,6 +15,7 @@ from mlx_lm.models.cache import ChunkedKVCache, QuantizedKVCache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_server_nano.types import FinishReason, Sampling
+from mlx_server_nano.worker import engine as engine_module
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.detokenizer import make_detokenizer
 from mlx_server_nano.worker.loader import LoadedModel
@@ -522,6 +523,29 @@ def unbatchable(loaded: LoadedModel) -> Any:
     import msgspec
 
     return msgspec.structs.replace(loaded.info, batchable=False)
+
+
+@pytest.mark.parametrize("when", ["launch", "read"])
+def test_a_pass_that_fails_with_the_last_tokens_of_its_rows(tiny: Tiny, monkeypatch, when: str):
+    """The group may be gone by the time that the failure shows."""
+    loaded = tiny("qwen3")
+    driver = Driver(loaded)
+    request_id = driver.tokens([5, 6, 7], max_tokens=3, logprobs=1)
+    driver.turn(4 if when == "read" else 3)
+    name = "of" if when == "launch" else "read"
+
+    def fail(*args: Any) -> Any:
+        raise RuntimeError("lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module.LogprobReader, name, fail)
+        driver.turn()
+        driver.turn()
+    driver.run()
+    assert "lost" in driver.failures()[request_id].message
+    later = driver.tokens([5, 6, 7], max_tokens=3)
+    driver.run()
+    check(loaded, driver.answers()[later, 0], [5, 6, 7], 3)
 
 
 def test_a_failing_prefill_fails_its_request_only(tiny: Tiny):

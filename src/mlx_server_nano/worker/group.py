@@ -212,6 +212,6 @@ class Batch:
             self._reuse.forget(lease)
 
     def drop(self, group: Group) -> None:
-        """A group whose caches are no good any more."""
-        self.groups.remove(group)
+        """A group whose caches are no good any more. Its rows may have finished and left already."""
+        self.groups = [other for other in self.groups if other is not group]
         self._reuse.forget(group.lease)
