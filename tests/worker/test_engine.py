@@ -582,4 +582,28 @@ class Fragile:
         return ""
 
 
+@pytest.mark.parametrize("where", ["making", "decoding"])
+def test_a_row_whose_host_side_work_fails_is_failed_alone(tiny: Tiny, monkeypatch, where: str):
+    loaded = tiny("qwen3")
+    make = engine_module.make_detokenizer
+    calls = iter(range(100))
+
+    def fragile(*args: Any, **options: Any) -> Any:
+        if next(calls) != 1:
+            return make(*args, **options)
+        if where == "making":
+            raise ValueError("no such token")
+        return Fragile()
+
+    monkeypatch.setattr(engine_module, "make_detokenizer", fragile)
+    driver = Driver(loaded)
+    prompts = [prompt(random.Random(i), 9 + i) for i in range(3)]
+    requests = [driver.tokens(ids, max_tokens=12) for ids in prompts]
+    driver.run()
+    assert set(driver.failures()) == {requests[1]}
+    assert "no such token" in driver.failures()[requests[1]].message
+    for i in (0, 2):
+        check(loaded, driver.answers()[requests[i], 0], prompts[i], 12)
+
+
 # Memory.

@@ -207,8 +207,8 @@ class Engine:
             if stop in prepared.branches:
                 self._reuse.snapshot(prepared.ids[:stop], prefill.caches)
         if prefill.remaining == 0:
-            self._scheduler.remove(prefill)
             self._join(prefill)
+            self._scheduler.remove(prefill)
             mx.clear_cache()
 
     def _join(self, prefill: Prefill) -> None:
@@ -216,7 +216,7 @@ class Engine:
         room = self._loaded.info.context_length - len(prepared.ids)
         caches, held = prefill.caches, prepared.ids[: prefill.done]
         self._reuse.snapshot(held, caches)
-        lease = self._reuse.share(prefill.lease, held, caches)
+        prefill.lease = self._reuse.share(prefill.lease, held, caches)
         for choice in range(request.n):
             last = choice == request.n - 1
             sequence = Sequence(
@@ -236,7 +236,7 @@ class Engine:
             )
             own = caches if last else [slots.fork(cache) for cache in caches]
             token = mx.array(prepared.ids[-1:], dtype=mx.uint32)
-            self._joining.append(Row(sequence, own, token, lease if last else None))
+            self._joining.append(Row(sequence, own, token, prefill.lease if last else None))
 
     def _fail_group(self, group: Group, sequences: list[Sequence], error: Exception) -> None:
         """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped."""
