@@ -14,6 +14,7 @@ from mlx_lm.generate import stream_generate
 from mlx_lm.models.cache import ChunkedKVCache, QuantizedKVCache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from mlx_server_nano.protocol import Failed
 from mlx_server_nano.types import FinishReason, Sampling
 from mlx_server_nano.worker import engine as engine_module
 from mlx_server_nano.worker import slots
@@ -562,6 +563,30 @@ def test_a_failing_prefill_fails_its_request_only(tiny: Tiny):
     driver.run()
     assert set(driver.failures()) == {broken}
     check(tiny("qwen3"), driver.answers()[running, 0], ids, 30)
+
+
+def test_nothing_cached_is_trusted_after_a_failure(tiny: Tiny):
+    """Arrays of a failed pass may be among them, still to be computed: they would fail every later request."""
+    loaded, model = watched(tiny("qwen3"))
+    driver = Driver(loaded)
+    ids = prompt(random.Random(20), 40)
+    for bad_shape in ((1, 1), (1, 4)):
+        first = driver.tokens(ids, max_tokens=2)
+        driver.run()
+        model.fail = lambda inputs, shape=bad_shape: inputs.shape == shape
+        failed = driver.tokens([5, 6, 7, 8, 9], max_tokens=2)
+        driver.run()
+        model.fail = lambda inputs: False
+        second = driver.tokens(ids, max_tokens=2)
+        driver.run()
+        third = driver.tokens(ids, max_tokens=2)
+        driver.run()
+        assert set(driver.failures()) == {failed}
+        driver.recorder.events = [event for event in driver.recorder.events if not isinstance(event, Failed)]
+        assert driver.started()[second].cached_tokens == 0
+        assert driver.started()[third].cached_tokens == 39
+        assert driver.answers()[first, 0] == driver.answers()[second, 0] == driver.answers()[third, 0]
+        ids = ids[::-1]
 
 
 class Fragile:

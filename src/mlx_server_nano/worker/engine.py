@@ -193,6 +193,7 @@ class Engine:
                 _LOG.exception("A prefill failed")
                 self._scheduler.remove(prefill)
                 self._reuse.forget(prefill.lease)
+                self._reuse.clear()
                 self._fail(prefill.prepared.request_id, f"The prompt could not be processed: {error}")
 
     def _advance(self, prefill: Prefill, count: int) -> None:
@@ -239,9 +240,11 @@ class Engine:
             self._joining.append(Row(sequence, own, token, prefill.lease if last else None))
 
     def _fail_group(self, group: Group, sequences: list[Sequence], error: Exception) -> None:
-        """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped."""
+        """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped, as is the
+        prefix cache: it may hold arrays that hang on the failed pass, and if memory was short, it helps."""
         _LOG.error("A forward pass of %d rows failed", len(sequences), exc_info=error)
         self._batch.drop(group)
+        self._reuse.clear()
         for request_id in {s.request_id for s in [*sequences, *group.sequences] if not s.done}:
             self._fail(request_id, f"The model's forward pass failed: {error}")
 
