@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from mlx_server_nano.worker import engine as engine_module
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.detokenizer import make_detokenizer
 from mlx_server_nano.worker.loader import LoadedModel
+from mlx_server_nano.worker.logprobs import LogprobReader
 from mlx_server_nano.worker.sequence import Sequence
 from tests.worker import harness
 from tests.worker.conftest import Tiny
@@ -539,7 +541,7 @@ def test_a_pass_that_fails_with_the_last_tokens_of_its_rows(tiny: Tiny, monkeypa
         raise RuntimeError("lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module.LogprobReader, name, fail)
+        patch.setattr(LogprobReader, name, fail)
         driver.turn()
         driver.turn()
     driver.run()
@@ -565,15 +567,19 @@ def test_a_failing_prefill_fails_its_request_only(tiny: Tiny):
     check(tiny("qwen3"), driver.answers()[running, 0], ids, 30)
 
 
+def is_wide(width: int, inputs: mx.array) -> bool:
+    return inputs.shape[1] == width
+
+
 def test_nothing_cached_is_trusted_after_a_failure(tiny: Tiny):
     """Arrays of a failed pass may be among them, still to be computed: they would fail every later request."""
     loaded, model = watched(tiny("qwen3"))
     driver = Driver(loaded)
     ids = prompt(random.Random(20), 40)
-    for bad_shape in ((1, 1), (1, 4)):
+    for width in (1, 4):
         first = driver.tokens(ids, max_tokens=2)
         driver.run()
-        model.fail = lambda inputs, shape=bad_shape: inputs.shape == shape
+        model.fail = functools.partial(is_wide, width)
         failed = driver.tokens([5, 6, 7, 8, 9], max_tokens=2)
         driver.run()
         model.fail = lambda inputs: False
@@ -610,12 +616,11 @@ class Fragile:
 @pytest.mark.parametrize("where", ["making", "decoding"])
 def test_a_row_whose_host_side_work_fails_is_failed_alone(tiny: Tiny, monkeypatch, where: str):
     loaded = tiny("qwen3")
-    make = engine_module.make_detokenizer
     calls = iter(range(100))
 
     def fragile(*args: Any, **options: Any) -> Any:
         if next(calls) != 1:
-            return make(*args, **options)
+            return make_detokenizer(*args, **options)
         if where == "making":
             raise ValueError("no such token")
         return Fragile()
