@@ -355,6 +355,16 @@ def test_no_more_rows_than_allowed(tiny: Tiny):
     assert {request_id for request_id, _ in driver.answers()} == set(requests)
 
 
+def test_rows_of_one_token_prompts_come_to_decode_together(tiny: Tiny):
+    loaded, model = watched(tiny("qwen3"))
+    driver = Driver(loaded)
+    for token in range(10, 16):
+        driver.tokens([token], max_tokens=20)
+    driver.run()
+    assert (6, 1) in model.shapes
+    assert len(model.shapes) < 40
+
+
 def test_a_full_context_ends_the_row(tiny: Tiny):
     loaded = tiny("qwen3", max_position_embeddings=64)
     ids = prompt(random.Random(7), 63)
