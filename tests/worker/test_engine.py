@@ -647,3 +647,20 @@ def test_a_row_whose_host_side_work_fails_is_failed_alone(tiny: Tiny, monkeypatc
 
 
 # Memory.
+
+
+# Memory.
+
+
+def test_nothing_is_held_once_all_is_done(tiny: Tiny):
+    """But for what the prefix cache keeps, which is switched off here."""
+    loaded = tiny("qwen3")
+    driver = Driver(loaded, prefix_cache_bytes=0)
+    rng = random.Random(19)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    for length in (300, 200, 3):
+        driver.tokens(prompt(rng, length), max_tokens=20)
+    driver.run()
+    assert mx.get_active_memory() - before < 100_000
+    assert mx.get_cache_memory() == 0, "at rest, free buffers are the system's"

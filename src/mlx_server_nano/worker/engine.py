@@ -91,10 +91,10 @@ class Engine:
         self._read(self._launched)
         self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
         self._prefill()
-        self._post()
         self._turns += 1
-        if self._turns % _CLEAR_EVERY == 0:
+        if self.idle or self._turns % _CLEAR_EVERY == 0:
             mx.clear_cache()
+        self._post()
 
     def _take_in(self, message: Incoming) -> None:
         if isinstance(message, Prepared):
