@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_map
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
 _GROWTH = 256
@@ -278,12 +279,8 @@ def fork(cache: Any) -> Any:
     twin = copy.copy(cache)
     if isinstance(cache, CacheList):
         twin.caches = tuple(fork(part) for part in cache.caches)
-    elif isinstance(cache, ArraysCache):
-        twin.cache = [None if array is None else array[...] for array in cache.cache]
     else:
-        for name, value in vars(cache).items():
-            if isinstance(value, mx.array):
-                setattr(twin, name, value[...])
+        twin.__dict__ = tree_map(lambda value: value[...] if isinstance(value, mx.array) else value, vars(cache))
     return twin
 
 
