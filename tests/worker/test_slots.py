@@ -56,7 +56,7 @@ class Rows:
             slots.move(self.slots, last, slot)
         self.own[slot] = self.own[last]
         self.own.pop()
-        slots.shrink(self.slots, len(self.own))
+        slots.shrink(self.slots, len(self.own), max(self.lengths, default=0))
 
     def step(self, **mask_options: Any) -> None:
         n = len(self.own)
@@ -82,7 +82,7 @@ class Rows:
                 mask = cache.make_mask(chunk, return_array=True, window_size=None)
                 k, v = cache.update_and_fetch(keys, values)
                 results.append(np.array(mx.fast.scaled_dot_product_attention(queries, k, v, scale=1.0, mask=mask)))
-            np.testing.assert_allclose(*results, atol=1e-5)
+            np.testing.assert_allclose(results[0], results[1], atol=1e-5)
 
 
 WINDOW = 12
@@ -149,6 +149,39 @@ def test_a_window_smaller_than_its_cache():
         rows.step()
 
 
+def capacity(rows: Rows) -> tuple[int, int]:
+    return rows.slots.keys.shape[0], rows.slots.keys.shape[2]
+
+
+def test_slots_that_are_not_in_use_do_not_grow():
+    rows = Rows(KVCache)
+    for slot in range(8):
+        rows.put(slot, 20)
+    while len(rows.own) > 3:
+        rows.leave(0)
+    for _ in range(300):
+        rows.own[0].offset += 1  # only the lengths matter here
+        slots.begin(rows.slots, slots.Positions.of(rows.lengths))
+    assert capacity(rows)[0] <= 4
+
+
+def test_slots_give_their_memory_back_when_most_rows_have_left():
+    mx.random.seed(1)
+    rows = Rows(KVCache)
+    for slot in range(9):
+        rows.put(slot, 3000 if slot == 4 else 20)
+    assert capacity(rows) >= (9, 3000)
+    rows.leave(4)
+    assert capacity(rows)[1] < 1000, "the long row has left"
+    while len(rows.own) > 2:
+        rows.leave(1)
+    assert capacity(rows)[0] <= 4
+    rows.step()
+    for slot in range(2, 5):
+        rows.put(slot, 10)
+    rows.step()
+
+
 def test_state_arrays_follow_their_rows():
     together = ArraysCache(2)
     for slot in range(3):
@@ -156,7 +189,7 @@ def test_state_arrays_follow_their_rows():
         own.cache = [mx.full((1, 2, 2), slot), mx.full((1, 3), 10 * slot)]
         slots.put(together, slot, own)
     slots.move(together, 2, 0)
-    slots.shrink(together, 2)
+    slots.shrink(together, 2, 5)
     assert np.array(together[1][:, 0]).tolist() == [20, 10]
     one = slots.extract(together, 1, 5)
     assert type(one) is ArraysCache and np.array(one[0]).tolist() == [[[1, 1], [1, 1]]]
@@ -178,7 +211,7 @@ def test_a_list_of_caches_is_handled_part_by_part():
     slots.begin(together, slots.Positions.of([4, 5]))
     assert together[0].update_and_fetch(random_array(2, HEADS, 1, DIM), random_array(2, HEADS, 1, DIM))[0].shape[2] == 6
     slots.move(together, 1, 0)
-    slots.shrink(together, 1)
+    slots.shrink(together, 1, 6)
     one = slots.extract(together, 0, 6)
     assert one[0].offset == 6 and np.array(one[1][0]).tolist() == [[1, 1]]
     assert len(slots.arrays(together)) == 3

@@ -154,8 +154,9 @@ class Group:
         if len(rows) != before:
             self.tokens = self.tokens[: len(rows)]
             self._sampler = None
+            longest = max(len(sequence) for sequence in rows)
             for mine in self.caches:
-                slots.shrink(mine, len(rows))
+                slots.shrink(mine, len(rows), longest)
 
 
 def _drop_finished_tail(rows: list[Sequence]) -> None:
