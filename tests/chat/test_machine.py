@@ -27,34 +27,35 @@ def machine(name: str, *, inside: bool = False, calls: bool = True) -> Machine:
 
 
 # What is sent once the model has written so much of its call, and not more of it.
+BEGUN = '{"path": "/tm'
 STREAMED = [
-    ("hermes", '<tool_call>\n{"name": "write", "arguments": {"path": "/tm', '{"path": "/tm'),
-    ("qwen-xml", "<tool_call>\n<function=write>\n<parameter=path>\n/tm", '{"path": "/tm'),
-    ("glm-4", "<tool_call>write\n<arg_key>path</arg_key>\n<arg_value>/tm", '{"path": "/tm'),
-    ("minimax-m2", '<minimax:tool_call>\n<invoke name="write">\n<parameter name="path">/tm', '{"path": "/tm'),
+    ("hermes", '<tool_call>\n{"name": "write", "arguments": {"path": "/tm', BEGUN),
+    ("qwen-xml", "<tool_call>\n<function=write>\n<parameter=path>\n/tm", BEGUN),
+    ("glm-4", "<tool_call>write\n<arg_key>path</arg_key>\n<arg_value>/tm", BEGUN),
+    ("minimax-m2", '<minimax:tool_call>\n<invoke name="write">\n<parameter name="path">/tm', BEGUN),
     (
-        "deepseek-dsml",
+        "deepseek-v4",
         '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="write">\n<｜DSML｜parameter name="path" string="true">/tm',
         '{"path": "/tm',
     ),
-    ("pythonic", '[write(path="/tm', '{"path": "/tm'),
-    ("lfm2", "<|tool_call_start|>[write(path='/tm", '{"path": "/tm'),
-    ("gemma-4", '<|tool_call>call:write{path:<|"|>/tm', '{"path": "/tm'),
+    ("pythonic", '[write(path="/tm', BEGUN),
+    ("lfm2", "<|tool_call_start|>[write(path='/tm", BEGUN),
+    ("gemma-4", '<|tool_call>call:write{path:<|"|>/tm', BEGUN),
     (
         "kimi-k2",
         '<|tool_calls_section_begin|><|tool_call_begin|>functions.write:0<|tool_call_argument_begin|>{"path": "/tm',
         '{"path": "/tm',
     ),
-    ("mistral", '[TOOL_CALLS]write[ARGS]{"path": "/tm', '{"path": "/tm'),
-    ("mistral-v7", '[TOOL_CALLS] [{"name": "write", "arguments": {"path": "/tm', '{"path": "/tm'),
-    ("llama-3", '{"name": "write", "parameters": {"path": "/tm', '{"path": "/tm'),
-    ("gpt-oss", '<|channel|>commentary to=functions.write <|constrain|>json<|message|>{"path": "/tm', '{"path": "/tm'),
+    ("mistral", '[TOOL_CALLS]write[ARGS]{"path": "/tm', BEGUN),
+    ("mistral-v7", '[TOOL_CALLS] [{"name": "write", "arguments": {"path": "/tm', BEGUN),
+    ("llama-3", '{"name": "write", "parameters": {"path": "/tm', BEGUN),
+    ("gpt-oss", '<|channel|>commentary to=functions.write <|constrain|>json<|message|>{"path": "/tm', BEGUN),
     (
         "command-r7b",
         '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "write", "parameters": {"path": "/tm',
         '{"path": "/tm',
     ),
-    ("minimax-m3", ']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="write">]<]minimax[>[<path>/tm', '{"path": "/tm'),
+    ("minimax-m3", ']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="write">]<]minimax[>[<path>/tm', BEGUN),
 ]
 
 
@@ -206,12 +207,16 @@ def test_a_header_that_the_answer_ends_in_is_no_content() -> None:
     ]
 
 
-def test_deep_nesting_is_no_danger() -> None:
-    for name, text in (
-        ("pythonic", "[write(path=" + "[" * 5000),
-        ("hermes", '<tool_call>{"name": "write", "arguments": ' + "[" * 5000),
-    ):
-        assert len(assemble(run(machine(name), [text])).calls) == 1
+@pytest.mark.parametrize(
+    ("name", "opening"),
+    [
+        ("pythonic", "[write(path="),
+        ("hermes", '<tool_call>{"name": "write", "arguments": '),
+        ("gemma-4", "<|tool_call>call:write{x:"),
+    ],
+)
+def test_deep_nesting_is_no_danger(name: str, opening: str) -> None:
+    assert len(assemble(run(machine(name), [opening + "[" * 5000])).calls) == 1
 
 
 def test_fresh_ids_have_the_form_of_the_family() -> None:
