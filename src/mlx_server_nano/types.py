@@ -138,6 +138,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
 
     context_length: tokens, prompt and output together. weights_bytes: what the parameters take.
     chat_template: the Jinja source, None for a model without one (completions only).
+    special_tokens: ids of the tokens that llguidance keeps apart from text (`LLTokenizer.is_special_token`), by name.
     """
 
     model_type: str
@@ -147,3 +148,4 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     chat_template: str | None
     batchable: bool
     load_seconds: float
+    special_tokens: dict[str, int] = {}
