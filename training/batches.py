@@ -41,10 +41,13 @@ def shares(samples: Sequence[Sample]) -> list[float]:
 
 
 def rows_per_class(samples: Sequence[Sample], positions: int) -> list[int]:
-    """How many rows of each class a step takes, so that all classes drain alike and `positions` are filled."""
+    """How many rows of each class a step takes, so that all classes drain alike and `positions` are filled.
+
+    A class that no sample is in gets none.
+    """
     parts = shares(samples)
     total = positions / sum(part * length for part, length in zip(parts, CLASSES, strict=True))
-    return [max(1, round(part * total)) for part in parts]
+    return [max(1, round(part * total)) if part else 0 for part in parts]
 
 
 def fill(samples: Sequence[Sample], rows: int, length: int, padding: int) -> Rows:
@@ -93,4 +96,5 @@ class Batches:
         return [
             fill([waiting.popleft() for _ in range(min(rows, len(waiting)))], rows, length, self._padding)
             for waiting, rows, length in zip(self._waiting, self._rows, CLASSES, strict=True)
+            if rows
         ]

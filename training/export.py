@@ -27,7 +27,8 @@ GROUP: Final = 64
 
 def quantize(folder: Path, bits: int, out: Path) -> None:
     """A model folder's copy in `bits` bits, the embedding included."""
-    model, settings = load_model(folder)
+    model, _ = load_model(folder)
+    settings = json.loads((folder / "config.json").read_text())  # mlx-lm's has the generation config mixed in
     model, settings = quantize_model(model, settings, GROUP, bits)
     save(model, settings, folder, out)
 
