@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Quantize, compare and export the trained model.")
     parser.add_argument("--model", type=Path, required=True, help="the trained folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for the chosen form")
-    parser.add_argument("--bits", type=int, nargs="+", default=(4, 6, 8), help="forms to compare")
+    parser.add_argument("--bits", type=int, nargs="+", default=(4, 8), help="forms to compare")
     parser.add_argument("--each", type=int, default=EACH, help="prompts for each skill")
     parser.add_argument("--rows", type=int, default=default_rows(), help="decoded at once")
     options = parser.parse_args()

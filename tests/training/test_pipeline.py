@@ -25,7 +25,7 @@ from training.decode import Ends, greedy
 from training.evaluate import Score, complete, score
 from training.export import Form, choose, quantize, size
 from training.render import split_last
-from training.train import Plan, Progress, Trainer, rate_at, train
+from training.train import COMPILING, Log, Plan, Progress, Trainer, rate_at, train
 from transformers import AutoTokenizer
 
 from training import card, model, tokenizer
@@ -75,12 +75,16 @@ def test_a_checkpoint_restores_weights_state_and_progress(made):
 
 
 def test_training_stops_at_the_clock_and_at_the_budget(made, tmp_path):
-    plan = Plan(minutes=1e-9, positions=500)
-    trainer = Trainer(made.settings, plan)
+    trainer = Trainer(made.settings, Plan(minutes=1e-9, positions=500))
     batches = Batches(made.root / "data", 500, 0, seed=1)
-    assert train(trainer, batches, Progress(seconds=1), [], tmp_path, float("inf")) is True
-    assert train(trainer, batches, Progress(), [], tmp_path, 0.0) is False
-    assert (tmp_path / "checkpoint.safetensors").exists()
+    rows = fill([Sample(np.arange(2, 40, dtype=np.uint16), 10)], 1, 64, 0)
+    log = Log(trainer, [rows], tmp_path)
+    progress = Progress()
+    assert train(trainer, batches, progress, log, tmp_path, 0.0) is False and progress.step == 0
+    assert train(trainer, batches, progress, log, tmp_path, float("inf")) is True and progress.step == COMPILING + 1
+    assert trainer.load(tmp_path) == progress
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    assert line["step"] == progress.step and line["tokens"] == progress.tokens > 0
 
 
 @pytest.mark.parametrize("form", ["model", "model-8bit"])
