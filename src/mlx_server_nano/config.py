@@ -121,6 +121,12 @@ def _count_or_unset(text: str) -> int | None:
     return (_integer(0)(text) or None) if text else None
 
 
+def _memory_or_none(text: str) -> int | None:
+    if not text:
+        return None
+    return 0 if text == "0" else _memory(text)
+
+
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 SETTINGS: Final = (
@@ -205,6 +211,14 @@ SETTINGS: Final = (
         "TOKENS",
         "Prompt tokens per engine step while other sequences decode.",
     ),
+    Setting(
+        "prefix_cache_memory",
+        "--prefix-cache-memory",
+        "MLX_PREFIX_CACHE_MEMORY",
+        _memory_or_none,
+        "SIZE",
+        "For each model, KV caches of earlier prompts and answers, as 4G; 0: none; unset: a tenth of the memory.",
+    ),
     Setting("max_body", "--max-body", "MLX_MAX_BODY", _memory, "SIZE", "Largest request body."),
     Setting(
         "keepalive_interval",
@@ -229,6 +243,14 @@ SETTINGS: Final = (
         _boolean,
         "",
         "Keep one worker process warm, so that a model loads seconds sooner.",
+    ),
+    Setting(
+        "local_paths",
+        "--local-paths/--no-local-paths",
+        "MLX_LOCAL_PATHS",
+        _boolean,
+        "",
+        "Let clients name a folder of this machine as the model.",
     ),
     Setting(
         "trust_remote_code",
@@ -259,10 +281,12 @@ class Settings:
     max_queue: int = 512
     prefill_chunk: int = 2048
     busy_prefill_chunk: int = 512
+    prefix_cache_memory: int | None = None
     max_body: int = 64 << 20
     keepalive_interval: float = 5.0
     shutdown_timeout: float = 30.0
     spare_worker: bool = True
+    local_paths: bool = True
     trust_remote_code: bool = False
 
 

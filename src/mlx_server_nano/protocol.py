@@ -35,7 +35,8 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
 
     default_temperature: the operator's, for requests that name none; None: the model's generation_config.json, else
     0.7. max_rows: sequences that decode together. prefill_chunk, busy_prefill_chunk: prompt tokens per engine step
-    while nothing or something decodes. log_name stands in the worker's log lines."""
+    while nothing or something decodes. log_name stands in the worker's log lines.
+    prefix_cache_bytes: for caches of earlier prompts and answers; 0: none; None: a tenth of the memory."""
 
     log_name: str
     default_temperature: float | None = None
@@ -43,6 +44,7 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     prefill_chunk: int = 2048
     busy_prefill_chunk: int = 512
     trust_remote_code: bool = False
+    prefix_cache_bytes: int | None = None
 
 
 class Load(Struct, frozen=True, array_like=True, tag="load"):

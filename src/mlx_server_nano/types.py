@@ -58,10 +58,13 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ChatPrompt(Struct, frozen=True, kw_only=True, tag="chat"):
-    """Messages to be rendered with the model's chat template. `template_kwargs` go to the template as they are."""
+    """Messages to be rendered with the model's chat template, already in the form that it wants (see `chat.prepare`).
 
-    messages: tuple[Message, ...]
-    tools: tuple[Tool, ...] = ()
+    messages, tools, template_kwargs go to the template as they are; tools None: the template's variable is none.
+    """
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] | None = None
     template_kwargs: dict[str, Any] = {}
 
 
@@ -101,14 +104,23 @@ class Sampling(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Constraint(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the output must follow: a grammar in llguidance's Lark dialect.
 
-    `in_reasoning` takes its place if the rendered prompt ends inside the model's reasoning, which is so when the last
-    `reasoning_open` in it has no `reasoning_close` behind it.
+    `in_reasoning` takes its place if the rendered prompt ends with one of `reasoning_open`. param: the request's field to
+    blame for a grammar that does not compile.
     """
 
     grammar: str
     in_reasoning: str | None = None
-    reasoning_open: str = ""
-    reasoning_close: str = ""
+    reasoning_open: tuple[str, ...] = ()
+    param: str | None = None
+
+
+class ThinkingBudget(Struct, frozen=True, kw_only=True):
+    """At most this many tokens of reasoning: then the worker writes `close` in the model's place. The model reasons if its
+    answer, or the rendered prompt's end, is `open`."""
+
+    tokens: int
+    open: str
+    close: str
 
 
 class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -118,7 +130,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop: strings that end a choice and are not part of it.
     n: how many choices, from one prefill.
     logprobs: None: none wanted; k: the chosen token's log-probability and the k most likely alternatives'.
-    constraint: a grammar that every choice follows, whatever the sampling.
+    constraint: a grammar that every choice follows, whatever the sampling. thinking: a limit for its reasoning.
     """
 
     prompt: Prompt
@@ -128,6 +140,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     n: int = 1
     logprobs: int | None = None
     constraint: Constraint | None = None
+    thinking: ThinkingBudget | None = None
 
 
 class Alternative(Struct, frozen=True, array_like=True):
@@ -149,7 +162,8 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     """What a worker tells about the model that it has loaded.
 
     context_length: tokens, prompt and output together. weights_bytes: what the parameters take.
-    chat_template: the Jinja source, None for a model without one (completions only).
+    chat_template: the Jinja source; None: there is none. chats: it can render messages all the same or by it.
+    special_tokens: the tokens that are markup, not text, with their ids.
     """
 
     model_type: str
@@ -157,5 +171,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     vocab_size: int
     weights_bytes: int
     chat_template: str | None
+    chats: bool
+    special_tokens: dict[str, int]
     batchable: bool
     load_seconds: float

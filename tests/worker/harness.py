@@ -13,7 +13,6 @@ from mlx_server_nano.types import FinishReason, GenerationRequest, Sampling, Tok
 from mlx_server_nano.worker import loader
 from mlx_server_nano.worker.channel import Inbox
 from mlx_server_nano.worker.engine import Engine, Incoming
-from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.prompts import Tokenizing
 
 GREEDY = Sampling(temperature=0)
@@ -49,9 +48,10 @@ class Driver:
         self.tokenizing = Tokenizing(
             loaded.tokenizer,
             loaded.apply_template,
-            GrammarCompiler(loaded.tokenizer, vocab_size=loaded.info.vocab_size, eos_ids=loaded.eos_ids),
+            loaded.grammars,
             context_length=loaded.info.context_length,
             vocab_size=loaded.info.vocab_size,
+            find_branches=not loaded.cuttable,
         )
         self._ids = iter(range(1, 1 << 30))
 

@@ -31,7 +31,6 @@ def main() -> None:
     from mlx_server_nano.errors import ModelLoadError, ServerError
     from mlx_server_nano.worker import loader, memory
     from mlx_server_nano.worker.engine import Engine, Incoming
-    from mlx_server_nano.worker.grammar import GrammarCompiler
     from mlx_server_nano.worker.prompts import Preparer, Tokenizing
 
     channel = Channel(arguments.fd)
@@ -67,9 +66,10 @@ def main() -> None:
     tokenizing = Tokenizing(
         loaded.tokenizer,
         loaded.apply_template,
-        GrammarCompiler(loaded.tokenizer, vocab_size=loaded.info.vocab_size, eos_ids=loaded.eos_ids),
+        loaded.grammars,
         context_length=loaded.info.context_length,
         vocab_size=loaded.info.vocab_size,
+        find_branches=not loaded.cuttable,
     )
     preparers.append(Preparer(tokenizing, inbox.put))
     preparers[0].start()

@@ -77,7 +77,8 @@ class WindowDetokenizer:
         return self._emitted < len(self._ids)
 
     def _decode(self, end: int | None) -> str:
-        return str(self._tokenizer.decode(self._ids[self._before : end], skip_special_tokens=False))
+        ids = self._ids[self._before : end]
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def make_detokenizer(tokenizer: Any, vocabulary: Vocabulary, *, continues_text: bool) -> Detokenizer:

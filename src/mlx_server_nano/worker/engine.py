@@ -22,6 +22,7 @@ from mlx_server_nano.worker.grammar import Masks
 from mlx_server_nano.worker.group import Batch, Group, Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
+from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.scheduler import Prefill, Prepared, Scheduler
 from mlx_server_nano.worker.sequence import Sequence
 
@@ -60,14 +61,15 @@ class Engine:
         self._inbox = inbox
         self._scheduler = Scheduler(options.max_rows)
         per_token = loaded.kv_bytes_per_token or 1
+        self._reuse = Reuse(loaded.new_caches, memory.prefix_budget(options.prefix_cache_bytes))
         self._batch = Batch(
             loaded.model,
+            self._reuse,
             vocab_size=loaded.info.vocab_size,
             batchable=loaded.info.batchable,
             padding_limit=max(loaded.info.weights_bytes, _PADDING_BYTES) // per_token,
         )
-        self._masks = Masks(loaded.info.vocab_size)
-        self._caches: dict[int, list[Any]] = {}
+        self._masks = Masks(loaded.grammars.vocab_size)
         self._joining: list[Row] = []
         self._launched: list[_Step] = []
         self._events: list[Event] = []
@@ -103,8 +105,10 @@ class Engine:
             self._events.append(Failed(*message))
 
     def _cancel(self, request_id: int) -> None:
-        self._scheduler.cancel(request_id)
-        self._caches.pop(request_id, None)
+        prefill = self._scheduler.cancel(request_id)
+        if prefill is not None:
+            done = prefill.prepared.ids[: prefill.done]
+            self._reuse.finish(prefill.lease, done, lambda: prefill.caches)
         for sequence in self._sequences():
             if sequence.request_id == request_id:
                 sequence.cancelled = True
@@ -125,7 +129,7 @@ class Engine:
         for group in list(self._batch.groups):
             try:
                 logits = group.forward()
-                if any(group.grammars):
+                if group.held:
                     mx.async_eval(logits)
                     yield _Pass(group, logits, None)
                 else:
@@ -138,7 +142,7 @@ class Engine:
             return launch.step
         group = launch.group
         try:
-            allowed = self._masks.fill(group.grammars)
+            allowed = self._masks.fill(group.grammars, group.forced)
             return self._sample(group, launch.logits, mx.array(allowed))
         except Exception as error:
             self._fail_group(group, group.sequences, error)
@@ -178,8 +182,9 @@ class Engine:
         decoding = self._batch.rows + sum(1 for row in self._joining if row.sequence.wants_step)
         for prefill in self._scheduler.admit(decoding):
             prepared = prefill.prepared
-            self._caches[prepared.request_id] = self._loaded.new_caches()
-            self._events.append(Started(prepared.request_id, len(prepared.ids), 0, prepared.tail))
+            start = self._reuse.start(prepared.ids)
+            prefill.caches, prefill.done, prefill.lease = start.caches, start.length, start.lease
+            self._events.append(Started(prepared.request_id, len(prepared.ids), start.length, prepared.tail))
         budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
         for prefill, count in self._scheduler.plan(budget):
             try:
@@ -187,25 +192,33 @@ class Engine:
             except Exception as error:
                 _LOG.exception("A prefill failed")
                 self._scheduler.remove(prefill)
+                self._reuse.forget(prefill.lease)
                 self._fail(prefill.prepared.request_id, f"The prompt could not be processed: {error}")
 
     def _advance(self, prefill: Prefill, count: int) -> None:
         prepared = prefill.prepared
-        caches = self._caches[prepared.request_id]
-        if count:
-            chunk = mx.array([prepared.ids[prefill.done : prefill.done + count]])
-            self._loaded.model(chunk, cache=caches)
-            mx.eval([array for cache in caches for array in slots.arrays(cache)])
-            prefill.done += count
+        end = prefill.done + count
+        while prefill.done < end:
+            stop = min([end, *(at for at in prepared.branches if at > prefill.done)])
+            chunk = mx.array([prepared.ids[prefill.done : stop]])
+            self._loaded.model(chunk, cache=prefill.caches)
+            mx.eval([array for cache in prefill.caches for array in slots.arrays(cache)])
+            prefill.done = stop
+            if stop in prepared.branches:
+                self._reuse.snapshot(prepared.ids[:stop], prefill.caches)
         if prefill.remaining == 0:
             self._scheduler.remove(prefill)
-            self._join(prepared, self._caches.pop(prepared.request_id))
+            self._join(prefill)
             mx.clear_cache()
 
-    def _join(self, prepared: Prepared, caches: list[Any]) -> None:
-        request = prepared.request
+    def _join(self, prefill: Prefill) -> None:
+        prepared, request = prefill.prepared, prefill.prepared.request
         room = self._loaded.info.context_length - len(prepared.ids)
+        caches, held = prefill.caches, prepared.ids[: prefill.done]
+        self._reuse.snapshot(held, caches)
+        lease = self._reuse.share(prefill.lease, held, caches)
         for choice in range(request.n):
+            last = choice == request.n - 1
             sequence = Sequence(
                 request_id=prepared.request_id,
                 choice=choice,
@@ -219,9 +232,11 @@ class Engine:
                 stops=request.stop,
                 logprobs=request.logprobs,
                 grammar=prepared.grammar.fork() if prepared.grammar else None,
+                thinking=prepared.thinking.fork() if prepared.thinking else None,
             )
-            own = caches if choice == request.n - 1 else [slots.fork(cache) for cache in caches]
-            self._joining.append(Row(sequence, own, mx.array(prepared.ids[-1:], dtype=mx.uint32)))
+            own = caches if last else [slots.fork(cache) for cache in caches]
+            token = mx.array(prepared.ids[-1:], dtype=mx.uint32)
+            self._joining.append(Row(sequence, own, token, lease if last else None))
 
     def _fail_group(self, group: Group, sequences: list[Sequence], error: Exception) -> None:
         """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped."""

@@ -5,19 +5,22 @@ Compiling happens on the preparer's thread and is cached; a mask is computed whi
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.hf import from_tokenizer
+from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
 from mlx_server_nano.types import Constraint
+from mlx_server_nano.worker.vocabulary import Vocabulary
 
 MAX_GRAMMAR_BYTES = 512 << 10
 _CACHED = 64
+# Behind its reason llguidance quotes the source.
+_SOURCE = "\n   1 |"
 
 Bitmask = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -39,52 +42,81 @@ class RowGrammar:
     def advance(self, token_id: int) -> None:
         """Take the token that was sampled. Raises GrammarError."""
         if not self.matcher.consume_token(token_id):
-            raise GrammarError(self.matcher.get_error() or f"token {token_id} does not fit the grammar")
+            raise GrammarError(
+                (self.matcher.get_error().partition("\n")[0]) or f"token {token_id} does not fit the grammar"
+            )
+
+
+class _Tokens:
+    """What llguidance asks of a tokenizer. It reads a `tokenizer.json` too, but that takes several times as long."""
+
+    def __init__(self, tokenizer: Any, vocabulary: Vocabulary, *, vocab_size: int, eos_ids: frozenset[int]) -> None:
+        self.eos_token_id = min(eos_ids)
+        self.bos_token_id = None
+        self.special_token_ids = sorted(vocabulary.special.values())
+        self.tokens = [vocabulary.bytes_of(token_id) for token_id in range(vocab_size)]
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        if isinstance(text, bytes):
+            raise TypeError("takes str")
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
 
 
 class GrammarCompiler:
-    """Compiles and caches grammars for one tokenizer. For one thread at a time."""
+    """Compiles and caches grammars for one tokenizer. `compile` is for one thread at a time.
 
-    def __init__(self, tokenizer: Any, *, vocab_size: int, eos_ids: frozenset[int]) -> None:
-        self._hf_tokenizer = tokenizer
-        self._vocab_size = vocab_size
-        self._eos_ids = sorted(eos_ids)
-        self._tokenizer: LLTokenizer | None = None
+    llguidance's index of a vocabulary of 150,000 takes a second or so and holds the interpreter lock: it is made on a thread
+    while the weights are read from disk, not when the first grammar comes and streams run.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary: Vocabulary, *, vocab_size: int, eos_ids: frozenset[int]) -> None:
+        self.vocab_size = vocab_size
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._tokenizer: LLTokenizer | None = None
+        self._thread = threading.Thread(
+            target=self._index, args=(tokenizer, vocabulary, eos_ids), name="grammar", daemon=True
+        )
+        self._thread.start()
+
+    def _index(self, tokenizer: Any, vocabulary: Vocabulary, eos_ids: frozenset[int]) -> None:
+        if vocabulary.exact and eos_ids:
+            tokens = _Tokens(tokenizer, vocabulary, vocab_size=self.vocab_size, eos_ids=eos_ids)
+            self._tokenizer = LLTokenizer(TokenizerWrapper(tokens), eos_token=sorted(eos_ids))
 
     def compile(self, constraint: Constraint, prompt_tail: str) -> RowGrammar:
         """Raises InvalidRequestError for a grammar that does not compile, with llguidance's reason, or that is too large."""
         source = _chosen(constraint, prompt_tail)
         matcher = self._compiled.get(source)
         if matcher is None:
-            matcher = self._compile(source)
+            matcher = self._compile(source, constraint.param)
             self._compiled[source] = matcher
             if len(self._compiled) > _CACHED:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(source)
         return RowGrammar(matcher.deep_copy())
 
-    def _compile(self, source: str) -> LLMatcher:
+    def _compile(self, source: str, param: str | None) -> LLMatcher:
         if len(source) > MAX_GRAMMAR_BYTES:
             raise InvalidRequestError(
-                f"The grammar or schema is too large: {len(source)} bytes of at most {MAX_GRAMMAR_BYTES}."
+                f"The grammar or schema is too large: {len(source)} bytes of at most {MAX_GRAMMAR_BYTES}.",
+                param=param,
             )
+        self._thread.join()
         if self._tokenizer is None:
-            try:
-                self._tokenizer = from_tokenizer(self._hf_tokenizer, n_vocab=self._vocab_size, eos_token=self._eos_ids)
-            except ValueError as error:
-                raise UnsupportedParameterError(f"This model's tokenizer takes no grammar: {error}") from error
+            raise UnsupportedParameterError("This model's tokenizer does not work with grammars.", param=param)
         matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if matcher.is_error():
-            raise InvalidRequestError(f"The grammar or schema is not supported: {matcher.get_error()}")
+            reason = matcher.get_error().partition("failed to compile JSON schema: ")[2] or matcher.get_error()
+            raise InvalidRequestError(
+                f"The grammar or schema is not supported: {reason.strip().partition(_SOURCE)[0]}", param=param
+            )
         return matcher
 
 
 def _chosen(constraint: Constraint, tail: str) -> str:
-    if constraint.in_reasoning is None:
-        return constraint.grammar
-    opened = tail.rfind(constraint.reasoning_open)
-    return constraint.in_reasoning if opened > tail.rfind(constraint.reasoning_close) else constraint.grammar
+    inside = constraint.in_reasoning is not None and tail.rstrip().endswith(constraint.reasoning_open)
+    return constraint.in_reasoning if inside and constraint.in_reasoning is not None else constraint.grammar
 
 
 class Masks:
@@ -94,9 +126,19 @@ class Masks:
         self._vocab_size = vocab_size
         self._executor = LLExecutor()
 
-    def fill(self, grammars: list[RowGrammar | None]) -> Bitmask:
-        """Bits `[rows, vocabulary / 32]`, 1 where a token may come; all ones for rows without a grammar."""
+    def fill(self, grammars: list[RowGrammar | None], forced: list[int | None]) -> Bitmask:
+        """Bits `[rows, vocabulary / 32]`, 1 where a token may come: all ones for rows without a grammar, one bit where a token
+        is forced."""
         bits: Bitmask = allocate_token_bitmask(len(grammars), self._vocab_size)
-        matchers = [(grammar.matcher, i) for i, grammar in enumerate(grammars) if grammar is not None]
-        fill_next_token_bitmask_par(self._executor, matchers, bits)
+        matchers = [
+            (grammar.matcher, i)
+            for i, (grammar, token) in enumerate(zip(grammars, forced, strict=True))
+            if grammar is not None and token is None
+        ]
+        if matchers:
+            fill_next_token_bitmask_par(self._executor, matchers, bits)
+        for row, token in enumerate(forced):
+            if token is not None:
+                bits[row] = 0
+                bits[row, token // 32] = np.int32(np.uint32(1 << token % 32).view(np.int32))
         return bits

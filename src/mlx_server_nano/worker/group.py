@@ -6,6 +6,7 @@ and once that padding is more bytes than the weights, a second pass over the wei
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ import mlx.core as mx
 
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.grammar import RowGrammar
+from mlx_server_nano.worker.prefix import Entry
+from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.sampler import Sampler
 from mlx_server_nano.worker.sequence import Sequence
 
@@ -20,13 +23,14 @@ Caches = list[Any]
 
 
 class Row:
-    """A sequence with its own caches (one a layer, batch of one) and its last token, `[1]`, which the host may not know
-    yet."""
+    """A sequence with its own caches (one a layer, batch of one) and its last token, `[1]`. `lease`: the prefix cache's hold
+    on these caches, if it has one."""
 
-    def __init__(self, sequence: Sequence, caches: Caches, token: mx.array) -> None:
+    def __init__(self, sequence: Sequence, caches: Caches, token: mx.array, lease: Entry | None = None) -> None:
         self.sequence = sequence
         self.caches = caches
         self.token = token
+        self.lease = lease
 
 
 class Group:
@@ -39,6 +43,7 @@ class Group:
         self.sequences: list[Sequence] = [row.sequence]
         self.caches: Caches = row.caches
         self.tokens: mx.array = row.token
+        self.lease = row.lease
         self._slotted = False
         self._sampler: Sampler | None = None
 
@@ -54,15 +59,27 @@ class Group:
         lengths = [len(sequence) for sequence in self.sequences if not sequence.done]
         return max([length, *lengths]) * (len(lengths) + 1) - sum(lengths) - length
 
+    def extract(self, index: int, length: int) -> Caches:
+        """A row's first `length` tokens as caches of its own; those of a lone row are handed over."""
+        if self._slotted:
+            return [slots.extract(mine, index, length) for mine in self.caches]
+        for mine in self.caches:
+            if slots.cuttable(mine):
+                slots.cut(mine, length)
+        return self.caches
+
     @property
     def open(self) -> bool:
         """Whether rows can join: a cache without a token has no shape yet."""
         return self._slotted or len(self.sequences[0]) > 0
 
-    def join(self, row: Row) -> None:
-        """A newcomer takes the slot of a finished row, or one more."""
+    def join(self, row: Row) -> list[Entry | None]:
+        """A newcomer takes the slot of a finished row, or one more. Gives the leases on caches that are no longer in use."""
+        freed = [row.lease]
         if not self._slotted:
             self._into_slots()
+            freed.append(self.lease)
+            self.lease = None
         gap = next((i for i, sequence in enumerate(self.sequences) if not sequence.wants_step), len(self.sequences))
         for mine, own in zip(self.caches, row.caches, strict=True):
             slots.put(mine, gap, own)
@@ -73,11 +90,22 @@ class Group:
             self.sequences[gap] = row.sequence
             self.tokens = _replaced(self.tokens, gap, row.token)
         self._sampler = None
+        return freed
 
     @property
     def grammars(self) -> list[RowGrammar | None]:
         """Each row's grammar; None where it has none or needs none any more."""
         return [None if sequence.done else sequence.grammar for sequence in self.sequences]
+
+    @property
+    def forced(self) -> list[int | None]:
+        """The token that a row must take next; None where it is free."""
+        return [None if s.done or s.thinking is None else s.thinking.forced for s in self.sequences]
+
+    @property
+    def held(self) -> bool:
+        """Whether what may come next in some row depends on its last token."""
+        return any(s.grammar is not None or (s.thinking is not None and s.thinking.active) for s in self.sequences)
 
     def forward(self) -> mx.array:
         """Run the model on every row's last token: logits `[rows, vocabulary]`, lazy."""
@@ -138,11 +166,14 @@ def _replaced(tokens: mx.array, at: int, token: mx.array) -> mx.array:
 class Batch:
     """All groups. `join` decides where a row decodes."""
 
-    def __init__(self, model: Callable[..., mx.array], *, vocab_size: int, batchable: bool, padding_limit: int) -> None:
+    def __init__(
+        self, model: Callable[..., mx.array], reuse: Reuse, *, vocab_size: int, batchable: bool, padding_limit: int
+    ) -> None:
         """padding_limit: key positions of padding that a group may have, those that take as many bytes as the
         weights."""
         self._model = model
         self._vocab_size = vocab_size
+        self._reuse = reuse
         self._batchable = batchable
         self._padding_limit = padding_limit
         self.groups: list[Group] = []
@@ -153,18 +184,34 @@ class Batch:
 
     def settle(self, joining: list[Row]) -> None:
         """Drop finished rows and place the new ones. Called between steps, before the next is launched."""
+        for group in self.groups:
+            for index, sequence in enumerate(group.sequences):
+                if not sequence.wants_step:
+                    self._leave(sequence, group.lease, functools.partial(group.extract, index))
         self.groups = [group for group in self.groups if group.live]
         for row in joining:
             length = len(row.sequence)
-            if not row.sequence.wants_step:
-                continue
             fits = [g for g in self.groups if g.open and g.padding(length) <= self._padding_limit]
-            if fits and self._batchable and length > 0:
-                min(fits, key=lambda group: group.padding(length)).join(row)
+            if not row.sequence.wants_step:
+                self._leave(row.sequence, row.lease, functools.partial(Group(self._model, row, 0).extract, 0))
+            elif fits and self._batchable and length > 0:
+                for lease in min(fits, key=lambda group: group.padding(length)).join(row):
+                    self._reuse.copied(lease)
             else:
                 self.groups.append(Group(self._model, row, self._vocab_size))
         for group in self.groups:
             group.close_gaps()
 
+    def _leave(self, sequence: Sequence, lease: Entry | None, extract: Callable[[int], Caches]) -> None:
+        """Keep a row's caches for later requests, as far as the host knows the tokens in them."""
+        held = len(sequence)
+        ids = (sequence.prompt + sequence.output)[:held]
+        if len(ids) == held or self._reuse.cuttable:
+            self._reuse.finish(lease, ids, lambda: extract(len(ids)))
+        else:
+            self._reuse.forget(lease)
+
     def drop(self, group: Group) -> None:
+        """A group whose caches are no good any more."""
         self.groups.remove(group)
+        self._reuse.forget(group.lease)

@@ -17,8 +17,10 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError, UnsupportedModelError
 from mlx_server_nano.protocol import LoadOptions
+from mlx_server_nano.template import TemplateError, compile_template, render
 from mlx_server_nano.types import ModelInfo, Sampling
 from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.sequence import RowSampling
 from mlx_server_nano.worker.vocabulary import Vocabulary
 
@@ -39,6 +41,7 @@ class LoadedModel:
     tokenizer: Any
     apply_template: Callable[..., str] | None
     vocabulary: Vocabulary
+    grammars: GrammarCompiler
     eos_ids: frozenset[int]
     defaults: Sampling
     info: ModelInfo
@@ -46,6 +49,11 @@ class LoadedModel:
 
     def new_caches(self) -> list[Any]:
         return list(make_prompt_cache(self.model))
+
+    @property
+    def cuttable(self) -> bool:
+        """Whether the caches can be cut back to any earlier token."""
+        return all(slots.cuttable(cache) for cache in self.new_caches())
 
     def row_sampling(self, asked: Sampling) -> RowSampling:
         """The request's values over the operator's over the model's over the usual."""
@@ -75,6 +83,17 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
     damaged or missing files."""
     started = time.monotonic()
     config = _read_config(path)
+    generation = _read_json(path / "generation_config.json")
+    try:
+        wrapper = load_tokenizer(path, {"trust_remote_code": options.trust_remote_code}, config.get("eos_token_id"))
+    except Exception as error:
+        raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error)}") from error
+    tokenizer = wrapper._tokenizer
+    vocabulary = Vocabulary(tokenizer)
+    eos_ids = _eos_ids(config, generation, tokenizer)
+    text_config = config.get("text_config") or config
+    entries = max(len(tokenizer), text_config.get("vocab_size") or 0)
+    grammars = GrammarCompiler(tokenizer, vocabulary, vocab_size=entries, eos_ids=eos_ids)
     try:
         model, _ = load_model(path, lazy=True, trust_remote_code=options.trust_remote_code)
         _evaluate(model, on_progress)
@@ -82,28 +101,26 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         raise
     except Exception as error:
         raise _explained(error, path) from error
-    try:
-        wrapper = load_tokenizer(path, {"trust_remote_code": options.trust_remote_code}, config.get("eos_token_id"))
-    except Exception as error:
-        raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error)}") from error
-    tokenizer = wrapper._tokenizer
     vocab_size, batchable, kv_bytes = _try_out(model)
-    generation = _read_json(path / "generation_config.json")
+    apply_template = _template(wrapper, tokenizer)
     info = ModelInfo(
         model_type=config["model_type"],
         context_length=_context_length(config, tokenizer),
         vocab_size=vocab_size,
         weights_bytes=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
         chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+        chats=apply_template is not None,
+        special_tokens=vocabulary.special,
         batchable=batchable,
         load_seconds=time.monotonic() - started,
     )
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        apply_template=_template(wrapper, tokenizer),
-        vocabulary=Vocabulary(tokenizer),
-        eos_ids=_eos_ids(config, generation, tokenizer),
+        apply_template=apply_template,
+        vocabulary=vocabulary,
+        grammars=grammars,
+        eos_ids=eos_ids,
         defaults=_sampling_defaults(generation, options),
         info=info,
         kv_bytes_per_token=kv_bytes,
@@ -252,12 +269,28 @@ def _sampling_defaults(generation: dict[str, Any], options: LoadOptions) -> Samp
 
 
 def _template(wrapper: Any, tokenizer: Any) -> Callable[..., str] | None:
-    """mlx-lm renders a few models, whose repositories have no Jinja template, in Python."""
-    if tokenizer.chat_template is None and not wrapper.has_chat_template:
+    """Raises ModelLoadError for a chat template that is no Jinja."""
+    source = tokenizer.chat_template
+    if isinstance(source, str):
+        try:
+            template = compile_template(source)
+        except TemplateError as error:
+            raise ModelLoadError(f"The model's chat template is damaged: {error}") from error
+        tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+
+        def apply(messages: Any, tools: Any, **kwargs: Any) -> str:
+            return render(template, messages, tools, **{**tokens, **kwargs})
+
+        return apply
+    if not wrapper.has_chat_template:
         return None
-    renderer = wrapper if tokenizer.chat_template is None else tokenizer
 
-    def apply(messages: list[dict[str, Any]], **kwargs: Any) -> str:
-        return str(renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **kwargs))
+    # mlx-lm renders a few models, whose repositories have no Jinja template, in Python.
+    def apply_python(messages: Any, tools: Any, **kwargs: Any) -> str:
+        return str(
+            wrapper.apply_chat_template(
+                list(messages), tools=tools, tokenize=False, add_generation_prompt=True, **kwargs
+            )
+        )
 
-    return apply
+    return apply_python

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import mlx.core as mx
 
 from mlx_server_nano.protocol import Device
@@ -21,6 +23,13 @@ def wire() -> None:
     out."""
     if mx.metal.is_available() and (limit := mx.device_info().get("max_recommended_working_set_size")):
         mx.set_wired_limit(int(limit))
+
+
+def prefix_budget(asked: int | None) -> int:
+    """Bytes for the prefix cache: as asked, else a tenth of what the device or the machine has."""
+    if asked is not None:
+        return asked
+    return (device().memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 10
 
 
 def held_bytes() -> int:

@@ -9,17 +9,19 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import jinja2
 from msgspec import structs
 
 from mlx_server_nano.errors import ContextLengthError, Failure, InvalidRequestError, ServerError
 from mlx_server_nano.protocol import Generate
-from mlx_server_nano.types import ChatPrompt, GenerationRequest, Message, Role, TextPrompt
+from mlx_server_nano.template import TemplateError
+from mlx_server_nano.types import ChatPrompt, GenerationRequest, Role, TextPrompt, ThinkingBudget
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.scheduler import Prepared
+from mlx_server_nano.worker.thinking import ThinkingLimit
 
 _LOG = logging.getLogger(__name__)
 _TAIL = 256
+_UNLIKELY = "\u2042\u2042"
 
 
 class Tokenizing:
@@ -33,21 +35,27 @@ class Tokenizing:
         *,
         context_length: int,
         vocab_size: int,
+        find_branches: bool,
     ) -> None:
-        """apply_template(messages, tools=, **kwargs) gives the prompt's text; None: the model has no chat template."""
+        """find_branches: say where later prompts are likely to differ; costs two more renderings.
+
+        apply_template(messages, tools, **kwargs) gives the prompt's text; None: the model has no chat template."""
         self._tokenizer = tokenizer
         self._apply_template = apply_template
         self._grammars = grammars
         self._context_length = context_length
         self._vocab_size = vocab_size
+        self._find_branches = find_branches
 
     def prepare(self, request_id: int, request: GenerationRequest) -> Prepared:
         """Raises InvalidRequestError for a prompt that can't be rendered or is empty, ContextLengthError for one that
         leaves no room for a token of output."""
         prompt = request.prompt
+        branches: tuple[int, ...] = ()
         if isinstance(prompt, ChatPrompt):
             text = self._render(prompt)
             ids, tail = self._encode(text, add_special_tokens=False), text[-_TAIL:]
+            branches = self._branches(prompt, ids) if self._find_branches else ()
         elif isinstance(prompt, TextPrompt):
             bos = self._tokenizer.bos_token
             ids = self._encode(prompt.text, add_special_tokens=not (bos and prompt.text.startswith(bos)))
@@ -64,7 +72,15 @@ class Tokenizing:
             tail=tail,
             continues_text=not isinstance(prompt, ChatPrompt),
             grammar=self._grammars.compile(request.constraint, tail) if request.constraint else None,
+            thinking=self._thinking(request.thinking, tail),
+            branches=branches,
         )
+
+    def _thinking(self, budget: ThinkingBudget | None, tail: str) -> ThinkingLimit | None:
+        if budget is None:
+            return None
+        closing = self._encode(f"\n{budget.close}\n\n", add_special_tokens=False)
+        return ThinkingLimit(budget, closing, inside=tail.rstrip().endswith(budget.open))
 
     def _check(self, ids: list[int], request: GenerationRequest) -> None:
         if not ids:
@@ -82,39 +98,36 @@ class Tokenizing:
                     f"token id {token_id} is not in 0..{self._vocab_size - 1}", param=f"logit_bias.{token_id}"
                 )
 
+    def _branches(self, prompt: ChatPrompt, ids: list[int]) -> tuple[int, ...]:
+        """The ends of what comes before the first and before the last user message: other conversations under the same system
+        prompt share the one, the next turn shares the other where the template rewrites what follows. Found by rendering with
+        that message changed, so that no knowledge of the template is needed."""
+        users = [i for i, message in enumerate(prompt.messages) if message["role"] == Role.USER]
+        found: set[int] = set()
+        for at in {users[0], users[-1]} if users else ():
+            changed = {**prompt.messages[at], "content": _UNLIKELY}
+            try:
+                text = self._render(
+                    structs.replace(prompt, messages=(*prompt.messages[:at], changed, *prompt.messages[at + 1 :]))
+                )
+            except InvalidRequestError:
+                continue
+            other = self._encode(text, add_special_tokens=False)
+            found.add(next((i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), len(ids)))
+        return tuple(sorted(at for at in found if 0 < at < len(ids) - 1))
+
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
     def _render(self, prompt: ChatPrompt) -> str:
         if self._apply_template is None:
             raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
-        messages = [_message(message) for message in prompt.messages]
-        tools = [{"type": "function", "function": structs.asdict(tool)} for tool in prompt.tools] or None
         try:
-            return self._apply_template(messages, tools=tools, **prompt.template_kwargs)
-        except jinja2.TemplateError as error:
+            return self._apply_template(prompt.messages, prompt.tools, **prompt.template_kwargs)
+        except TemplateError as error:
             raise InvalidRequestError(
                 f"The model's chat template refuses these messages: {error}", param="messages"
             ) from error
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            _LOG.debug("The chat template failed", exc_info=True)
-            raise InvalidRequestError(
-                f"The model's chat template can't render these messages: {error}", param="messages"
-            ) from error
-
-
-def _message(message: Message) -> dict[str, Any]:
-    rendered: dict[str, Any] = {
-        "role": "system" if message.role is Role.DEVELOPER else message.role.value,
-        "content": message.content or "",
-    }
-    if message.reasoning is not None:
-        rendered["reasoning_content"] = message.reasoning
-    if message.name is not None:
-        rendered["name"] = message.name
-    if message.tool_call_id is not None:
-        rendered["tool_call_id"] = message.tool_call_id
-    return rendered
 
 
 class Preparer(threading.Thread):

@@ -15,6 +15,8 @@ import numpy as np
 from mlx_server_nano.worker.sequence import RowSampling, Sequence
 
 _BELOW_ONE = 1.0 - 2.0**-24
+# Below this every model is greedy, and the logits would leave single precision's range.
+_LOWEST_TEMPERATURE = 1e-6
 
 
 class Sampler:
@@ -36,7 +38,9 @@ class Sampler:
         if not self._any_random:
             return
         self._is_random = mx.array(self._random)
-        self._inverse_temperature = mx.array([[1 / p.temperature if p.temperature > 0 else 1.0] for p in params])
+        self._inverse_temperature = _column(
+            [1 / max(p.temperature, _LOWEST_TEMPERATURE) if p.temperature > 0 else 1.0 for p in params]
+        )
         self._min_p = _column([p.min_p for p in params]) if any(p.min_p > 0 for p in params) else None
         filtered = [p for p in params if p.temperature > 0 and (p.top_k > 0 or p.top_p < 1)]
         self._filtered = bool(filtered)
@@ -92,28 +96,32 @@ class Sampler:
 
 
 def unpacked(bits: mx.array, n: int) -> mx.array:
-    """Bools `[rows, n]` from 32-bit words `[rows, words]`, lowest bit first."""
-    spread = (bits[:, :, None] >> mx.arange(32, dtype=bits.dtype)) & 1
-    return spread.reshape(bits.shape[0], -1)[:, :n] != 0
+    """Bools `[rows, n]` from 32-bit words `[rows, words]`, lowest bit first; False past the last word, as models pad their
+    vocabulary."""
+    spread = ((bits[:, :, None] >> mx.arange(32, dtype=bits.dtype)) & 1).reshape(bits.shape[0], -1)
+    missing = max(0, n - spread.shape[1])
+    return mx.pad(spread, [(0, 0), (0, missing)])[:, :n] != 0
 
 
 def draw(weights: mx.array, uniform: mx.array) -> mx.array:
     """Indices `[rows]` drawn in proportion to `weights` `[rows, n]` by `uniform` `[rows, 1]` in [0, 1).
 
     In two levels, a block and then an entry of it: one running sum over a hundred thousand small numbers would lose the
-    tail to rounding."""
+    tail to rounding. Entries without weight are left out by name: a parallel running sum need not rise evenly, so one
+    of them could seem to have a share."""
     rows, n = weights.shape
     width = max(1, math.isqrt(n - 1) + 1)
     blocks = -(-n // width)
     padded = mx.pad(weights, [(0, 0), (0, blocks * width - n)]).reshape(rows, blocks, width)
     sums = padded.sum(axis=-1)
-    ends = mx.cumsum(sums, axis=-1)
-    target = uniform * ends[:, -1:]
+    ends = mx.where(sums > 0, mx.cumsum(sums, axis=-1), 0.0)
+    target = uniform * ends.max(axis=-1, keepdims=True)
     block = mx.argmax(ends > target, axis=-1, keepdims=True)
     rest = target - (mx.take_along_axis(ends, block, axis=-1) - mx.take_along_axis(sums, block, axis=-1))
-    inside = mx.cumsum(mx.take_along_axis(padded, block[:, :, None], axis=1)[:, 0], axis=-1)
+    entries = mx.take_along_axis(padded, block[:, :, None], axis=1)[:, 0]
+    inside = mx.where(entries > 0, mx.cumsum(entries, axis=-1), 0.0)
     # Rounding may put the rest at or past the block's end: it then means the block's last entry with any weight.
-    rest = mx.clip(rest, 0.0, inside[:, -1:] * _BELOW_ONE)
+    rest = mx.clip(rest, 0.0, inside.max(axis=-1, keepdims=True) * _BELOW_ONE)
     return (block * width + mx.argmax(inside > rest, axis=-1, keepdims=True))[:, 0]
 
 

@@ -7,19 +7,22 @@ least left to do, so that a short one does not wait behind it."""
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from mlx_server_nano.types import GenerationRequest
 
 if TYPE_CHECKING:
     from mlx_server_nano.worker.grammar import RowGrammar
+    from mlx_server_nano.worker.prefix import Entry
+    from mlx_server_nano.worker.thinking import ThinkingLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """A request with its prompt rendered and tokenized. `tail`: the prompt's last characters; `continues_text`: the
-    output follows on plain text, not on a chat turn; `grammar`: the compiled constraint, at its start."""
+    output follows on plain text, not on a chat turn; `grammar` and `thinking`: as at the start;
+    `branches`: counts of tokens after which later requests are likely to differ from this one."""
 
     request_id: int
     request: GenerationRequest
@@ -27,14 +30,21 @@ class Prepared:
     tail: str
     continues_text: bool
     grammar: RowGrammar | None = None
+    thinking: ThinkingLimit | None = None
+    branches: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
 class Prefill:
-    """An admitted prompt. `done` of its tokens have been through the model; the last one is left for decoding."""
+    """An admitted prompt. `done` of its tokens are in its caches; the last one is left for decoding.
+
+    caches and lease: the engine's (see `reuse`).
+    """
 
     prepared: Prepared
     done: int = 0
+    caches: list[Any] = field(default_factory=list)
+    lease: Entry | None = None
 
     @property
     def remaining(self) -> int:

@@ -16,6 +16,7 @@ from mlx_server_nano.worker.stops import StopMatcher
 
 if TYPE_CHECKING:
     from mlx_server_nano.worker.grammar import RowGrammar
+    from mlx_server_nano.worker.thinking import ThinkingLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ class Sequence:
         stops: tuple[str, ...],
         logprobs: int | None,
         grammar: RowGrammar | None = None,
+        thinking: ThinkingLimit | None = None,
     ) -> None:
         self.request_id = request_id
         self.choice = choice
@@ -90,6 +92,7 @@ class Sequence:
         self.max_tokens = max_tokens
         self.logprobs = logprobs
         self.grammar = grammar
+        self.thinking = thinking
         self.launched = 0
         self.output: list[int] = []
         self.finish: FinishReason | None = None
@@ -130,6 +133,8 @@ class Sequence:
         if self.grammar is not None:
             self.grammar.advance(token_id)
         text = self._detokenizer.add(token_id)
+        if self.thinking is not None:
+            self.thinking.advance(text)
         self._note(text, logprob)
         released, stop = self._stops.feed(text)
         self._sent += len(released)
@@ -163,6 +168,7 @@ class Sequence:
         if stop is None:
             tail = self._detokenizer.flush()
             released, late_stop = self._stops.feed(tail)
+            self._sent += len(released)
             text += released
             if late_stop is None:
                 text += self._stops.flush()

@@ -104,6 +104,10 @@ class SlotKV:
         self.keys[target] = self.keys[source]
         self.values[target] = self.values[source]
 
+    def extract(self, slot: int, length: int) -> Any:
+        """A row's tokens as a cache of its own."""
+        return _kv_cache(self.keys[slot : slot + 1, :, :length], self.values[slot : slot + 1, :, :length])
+
     def _write(self, slot: int, keys: mx.array, values: mx.array, start: int, length: int) -> None:
         if self.keys is None:
             capacity = self._index_capacity(start + length + _GROWTH)
@@ -157,6 +161,15 @@ class SlotRing(SlotKV):
         self._write(slot, keys[:, :, :first], values[:, :, :first], turn, first)
         if first < held:
             self._write(slot, keys[:, :, first:], values[:, :, first:], 0, held - first)
+
+    def extract(self, slot: int, length: int) -> Any:
+        """The ring as it lies is what RotatingKVCache makes of a full window; `_idx` is where it writes next."""
+        cache = RotatingKVCache(self.window)
+        held = min(length, self.window)
+        cache.keys = mx.contiguous(self.keys[slot : slot + 1, :, :held])
+        cache.values = mx.contiguous(self.values[slot : slot + 1, :, :held])
+        cache.offset, cache._idx = length, length if length <= self.window else length % self.window or self.window
+        return cache
 
     def _used(self) -> int:
         return min(super()._used(), self.window)
@@ -281,3 +294,40 @@ def bytes_per_token(cache: Any) -> int:
     if type(cache) is not KVCache or cache.keys is None:
         return 0
     return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in (cache.keys, cache.values))
+
+
+def extract(slots: Any, slot: int, length: int) -> Any:
+    """A row's content as a cache of its own, copied. length: the tokens that the row holds."""
+    if isinstance(slots, CacheList):
+        return CacheList(*(extract(part, slot, length) for part in slots.caches))
+    if isinstance(slots, SlotKV):
+        return slots.extract(slot, length)
+    own = ArraysCache(len(slots.cache))
+    own.cache = [None if array is None else mx.contiguous(array[slot : slot + 1]) for array in slots.cache]
+    return own
+
+
+def cuttable(cache: Any) -> bool:
+    """Whether a cache can be cut to any shorter length. Windows and states can't: what they forgot is gone."""
+    if type(cache) is CacheList:
+        return all(cuttable(part) for part in cache.caches)
+    return type(cache) is KVCache
+
+
+def cut_copy(cache: Any, length: int) -> Any:
+    """The first `length` tokens of a cuttable cache, copied."""
+    if isinstance(cache, CacheList):
+        return CacheList(*(cut_copy(part, length) for part in cache.caches))
+    return _kv_cache(cache.keys[:, :, :length], cache.values[:, :, :length])
+
+
+def cut(cache: Any, length: int) -> None:
+    """Forget all but the first `length` tokens of a cuttable cache, in place."""
+    for part in cache.caches if isinstance(cache, CacheList) else [cache]:
+        part.trim(part.offset - length)
+
+
+def _kv_cache(keys: mx.array, values: mx.array) -> KVCache:
+    cache = KVCache()
+    cache.keys, cache.values, cache.offset = mx.contiguous(keys), mx.contiguous(values), keys.shape[2]
+    return cache

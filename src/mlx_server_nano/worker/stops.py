@@ -11,14 +11,15 @@ class StopMatcher:
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, str | None]:
-        """The text that is safe to send, and the stop string if one is complete (the earliest; of two at one place, the
-        longer). After a match nothing may be fed any more."""
+        """The text that is safe to send, and the stop string if one is complete: the one that ends first, as if the text
+        came character by character; of two that end together, the longer. After a match nothing may be fed any
+        more."""
         if not self._stops:
             return text, None
         buffer = self._held + text
-        found = [(buffer.find(stop), -len(stop), stop) for stop in self._stops if stop in buffer]
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := buffer.find(stop)) >= 0]
         if found:
-            at, _, stop = min(found)
+            _, at, stop = min(found)
             self._held = ""
             return buffer[:at], stop
         keep = max(self._overlap(buffer, stop) for stop in self._stops)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import re
 from enum import Enum
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
+_SPACE = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+_MARKUP = re.compile(r"<\S+>\Z")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
 
 
@@ -31,9 +33,13 @@ def _byte_level_table() -> dict[str, int]:
     return {chr(byte): byte for byte in kept} | {chr(256 + i): byte for i, byte in enumerate(moved)}
 
 
-def _decoders(tokenizer_json: dict[str, Any]) -> list[dict[str, Any]]:
-    decoder = tokenizer_json.get("decoder") or {}
-    return list(decoder.get("decoders", [])) if decoder.get("type") == "Sequence" else [decoder]
+def _decoders(tokenizer: Any) -> list[dict[str, Any]]:
+    """The steps by which the tokenizer makes text of its entries, as they stand in `tokenizer.json`."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.decoder is None:
+        return []
+    decoder: dict[str, Any] = json.loads(backend.decoder.__getstate__())
+    return list(decoder["decoders"]) if decoder["type"] == "Sequence" else [decoder]
 
 
 class Vocabulary:
@@ -44,22 +50,26 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._added = {int(i): str(token) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
         self._bytes: dict[int, bytes] = {}
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        decoders = _decoders(json.loads(backend.to_str())) if backend is not None else []
-        kinds = {decoder.get("type") for decoder in decoders}
-        if "ByteLevel" in kinds:
+        decoders = _decoders(tokenizer)
+        kinds = {decoder["type"] for decoder in decoders} - {"Fuse"}
+        self.scheme = Scheme.UNKNOWN
+        if kinds == {"ByteLevel"}:
             self.scheme = Scheme.BYTE_LEVEL
-        elif "Metaspace" in kinds or any(d.get("type") == "Replace" and d.get("content") == " " for d in decoders):
+        elif kinds - {"Strip"} == {"Replace", "ByteFallback"} and _SPACE in decoders:
             self.scheme = Scheme.SENTENCE_PIECE
-        else:
-            self.scheme = Scheme.UNKNOWN
-        self.strips_leading_space = self.scheme is Scheme.SENTENCE_PIECE and bool(kinds & {"Strip", "Metaspace"})
+        self.strips_leading_space = any(d["type"] == "Strip" and d["content"] == " " and d["start"] for d in decoders)
 
     @property
     def exact(self) -> bool:
         return self.scheme is not Scheme.UNKNOWN
+
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """The tokens that are markup, not text: those flagged so, and added ones that look like `<this>`, which many
+        tokenizers forget to flag."""
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        return {t.content: int(i) for i, t in added.items() if t.special or _MARKUP.match(t.content)}
 
     def bytes_of(self, token_id: int) -> bytes:
         """The token's bytes; b"" for an id without an entry (models pad their vocabulary)."""
@@ -69,8 +79,6 @@ class Vocabulary:
         return found
 
     def _look_up(self, token_id: int) -> bytes:
-        if token_id in self._added:
-            return self._added[token_id].encode()
         if self.scheme is Scheme.UNKNOWN:
             return str(self._tokenizer.decode([token_id])).encode()
         piece = self._tokenizer.convert_ids_to_tokens(token_id)
@@ -82,5 +90,5 @@ class Vocabulary:
         table = _byte_level_table()
         try:
             return bytes(table[char] for char in piece)
-        except KeyError:
+        except KeyError:  # an added token, which stands for itself
             return str(piece).encode()

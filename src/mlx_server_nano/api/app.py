@@ -1,0 +1,50 @@
+"""The ASGI application: routes, and what surrounds them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from mlx_server_nano.api.chat import ChatDialect
+from mlx_server_nano.api.gate import Gate
+from mlx_server_nano.api.middleware import HEALTH_PATH, ApiKey, Draining, Errors, RequestIds
+from mlx_server_nano.api.models import ModelEndpoints
+from mlx_server_nano.api.routing import Methods, unknown_path
+from mlx_server_nano.api.run import GenerationEndpoint
+from mlx_server_nano.api.status import Health, welcome
+from mlx_server_nano.config import Settings
+
+if TYPE_CHECKING:
+    from mlx_server_nano.models.catalog import Catalog
+    from mlx_server_nano.models.manager import Manager
+
+
+def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate) -> ASGIApp:
+    """The manager is started and closed with the application's lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[None]:
+        await manager.start()
+        try:
+            yield
+        finally:
+            await manager.close()
+
+    models = ModelEndpoints(manager, catalog)
+    chat = GenerationEndpoint(settings, manager, gate, ChatDialect(settings).prepare)
+    routes = [
+        Route("/", Methods({"GET": welcome})),
+        Route(HEALTH_PATH, Methods({"GET": Health(manager, gate)})),
+        Route("/v1/chat/completions", Methods({"POST": chat})),
+        Route("/v1/models", Methods({"GET": models.list})),
+        Route("/v1/models/{name:path}", Methods({"GET": models.retrieve})),
+    ]
+    app: ASGIApp = Router(routes, redirect_slashes=False, default=unknown_path, lifespan=lifespan)
+    app = Draining(app, gate)
+    if settings.api_key is not None:
+        app = ApiKey(app, settings.api_key)
+    return RequestIds(Errors(app))

@@ -1,0 +1,24 @@
+"""POST /v1/chat/completions: the dialect, decoder and encoders together."""
+
+from __future__ import annotations
+
+from mlx_server_nano.api.chat_request import ChatBody, decode
+from mlx_server_nano.api.chat_response import ChatAnswer, ChatStream
+from mlx_server_nano.api.run import AnswerJob, StreamJob
+from mlx_server_nano.api.wire import UnknownFields
+from mlx_server_nano.config import Settings
+
+
+class ChatDialect:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._unknown = UnknownFields(ChatBody)
+
+    def prepare(self, body: bytes) -> StreamJob | AnswerJob:
+        """Raises InvalidRequestError."""
+        request, options = decode(body, self._settings)
+        self._unknown.log(body)
+        if options.stream:
+            encoder = ChatStream(options.model, request, include_usage=options.include_usage)
+            return StreamJob(options.model, request, encoder)
+        return AnswerJob(options.model, request, ChatAnswer(options.model, request))

@@ -1,0 +1,112 @@
+"""What every request passes through, as plain ASGI: an id, errors in their dialect's shape, the API key, the drain gate."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlx_server_nano.api.envelope import as_server_error, renderer_for
+from mlx_server_nano.api.gate import ClientGoneError, Gate
+from mlx_server_nano.api.routing import NotAllowedHereError
+from mlx_server_nano.errors import AuthenticationError, ServerError
+
+HEALTH_PATH: Final = "/health"
+_REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
+
+
+class RequestIds:
+    """Answers with the client's `x-request-id`, or one of ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        return await self._app(scope, receive, send_with_id)
+
+
+class Errors:
+    """Turns what the inner app raises into a response, unless one has begun."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except ClientGoneError:
+            pass
+        except Exception as error:
+            if started:
+                raise
+            await _response(scope["path"], as_server_error(error))(scope, receive, send)
+        return None
+
+
+def _response(path: str, error: ServerError) -> Response:
+    response = Response(renderer_for(path)(error), status_code=error.status, media_type="application/json")
+    if error.retry_after is not None:
+        response.headers["retry-after"] = str(error.retry_after)
+    if isinstance(error, NotAllowedHereError):
+        response.headers["allow"] = ", ".join(error.allowed)
+    if isinstance(error, AuthenticationError):
+        response.headers["www-authenticate"] = "Bearer"
+    return response
+
+
+class ApiKey:
+    """Wants the key, as a bearer token or as `x-api-key`, everywhere but at /health. Raises AuthenticationError."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._key = key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] != HEALTH_PATH:
+            self._check(Headers(scope=scope))
+        await self._app(scope, receive, send)
+
+    def _check(self, headers: Headers) -> None:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if not given:
+            raise AuthenticationError("An API key is needed: send `Authorization: Bearer KEY`.")
+        if not hmac.compare_digest(given.encode("latin-1"), self._key):
+            raise AuthenticationError("The API key is wrong.")
+
+
+class Draining:
+    """Turns new requests away while the server stops, but for /health. Raises UnavailableError."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] != HEALTH_PATH:
+            self._gate.check()
+        await self._app(scope, receive, send)

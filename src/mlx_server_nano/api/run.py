@@ -1,0 +1,129 @@
+"""A generating request's way through the server, the same for every dialect:
+
+    body -> decode -> lease (download, load) -> queue -> events -> encoder -> client
+
+It is cut short in one place, the `Interrupt`, when the client leaves or the server stops; lease and generation are given
+back however it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from mlx_server_nano.api.body import read_json_body
+from mlx_server_nano.api.envelope import as_server_error
+from mlx_server_nano.api.gate import ClientGoneError, Gate, ending_with_client
+from mlx_server_nano.api.sse import EventStream
+from mlx_server_nano.config import Settings
+from mlx_server_nano.errors import ServerError
+from mlx_server_nano.protocol import Event
+from mlx_server_nano.types import GenerationRequest
+
+if TYPE_CHECKING:
+    from mlx_server_nano.models.manager import Manager
+
+
+class StreamEncoder(Protocol):
+    """Events to the bytes of a stream, in whole server-sent events."""
+
+    def feed(self, events: Sequence[Event]) -> bytes:
+        """What the client sees of these events; may be empty."""
+
+    def end(self) -> bytes:
+        """What follows the last event."""
+
+    def fail(self, error: ServerError) -> bytes:
+        """The end of a stream that has begun and cannot go on."""
+
+
+class AnswerEncoder(Protocol):
+    """Events to one JSON body."""
+
+    def feed(self, events: Sequence[Event]) -> None: ...
+
+    def body(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A decoded request. `model` is the name as the client gave it."""
+
+    model: str
+    request: GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class StreamJob(Job):
+    encoder: StreamEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerJob(Job):
+    encoder: AnswerEncoder
+
+
+class GenerationEndpoint:
+    """ASGI endpoint. `prepare` is the dialect: it decodes a body, and raises InvalidRequestError."""
+
+    def __init__(
+        self, settings: Settings, manager: Manager, gate: Gate, prepare: Callable[[bytes], StreamJob | AnswerJob]
+    ) -> None:
+        self._settings = settings
+        self._manager = manager
+        self._gate = gate
+        self._prepare = prepare
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._gate.admit() as interrupt:
+            with interrupt:
+                body = await read_json_body(scope, receive, self._settings.max_body)
+            job = self._prepare(body)
+            if isinstance(job, AnswerJob):
+                with interrupt:
+                    async with ending_with_client(receive, interrupt):
+                        await self._generate(job, _collector(job.encoder))
+                await Response(job.encoder.body(), media_type="application/json")(scope, receive, send)
+                return
+            stream = EventStream(send, self._settings.keepalive_interval)
+            try:
+                with interrupt:
+                    async with ending_with_client(receive, interrupt), stream:
+                        await self._generate(job, _forwarder(job.encoder, stream))
+            except ClientGoneError:
+                raise
+            except Exception as error:
+                if not stream.started:
+                    raise
+                last = job.encoder.fail(as_server_error(error))
+            else:
+                last = job.encoder.end()
+            await stream.close(last)
+
+    async def _generate(self, job: Job, take: Callable[[Sequence[Event]], Awaitable[None]]) -> None:
+        async with self._manager.lease(job.model) as lease:
+            generation = lease.generate(job.request)
+            try:
+                while not generation.finished:
+                    await take(await generation.next())
+            finally:
+                generation.cancel()
+
+
+def _collector(encoder: AnswerEncoder) -> Callable[[Sequence[Event]], Awaitable[None]]:
+    async def take(events: Sequence[Event]) -> None:
+        encoder.feed(events)
+
+    return take
+
+
+def _forwarder(encoder: StreamEncoder, stream: EventStream) -> Callable[[Sequence[Event]], Awaitable[None]]:
+    async def take(events: Sequence[Event]) -> None:
+        if data := encoder.feed(events):
+            await stream.write(data)
+
+    return take

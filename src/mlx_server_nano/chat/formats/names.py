@@ -1,0 +1,149 @@
+"""Calls with the name before JSON arguments: Mistral, DeepSeek V3 and V3.1, Kimi K2, gpt-oss, Functionary."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mlx_server_nano.chat.formats.base import (
+    THINK,
+    Bare,
+    Block,
+    Format,
+    Header,
+    Id,
+    JsonArguments,
+    JsonCall,
+    Reasoning,
+    Route,
+    TextCall,
+)
+
+# Tokenizers v1 to v7 write a JSON list, v11 `name[CALL_ID]id[ARGS]{}`, v13 and later `name[ARGS]{}`; some leave [ARGS] out.
+# https://github.com/mistralai/mistral-common
+_MISTRAL_LIST: Final = JsonCall()
+_MISTRAL_NAMED: Final = TextCall(
+    name=r"[\w.\-]",
+    name_end=("[ARGS]",),
+    name_stops=("{",),
+    id_open="[CALL_ID]",
+    arguments=JsonArguments(),
+)
+
+MISTRAL: Final = Format(
+    name="mistral",
+    signs=(("[TOOL_CALLS]",), ("[INST]", "[THINK]")),
+    reasoning=Reasoning(open=("[THINK]",), close=("[/THINK]",), anywhere=True),
+    blocks=(
+        Block(open=("[TOOL_CALLS]",), calls=(_MISTRAL_NAMED, _MISTRAL_LIST), brackets=True, listed=True, single=True),
+    ),
+    ids=Id.NINE,
+)
+
+DEEPSEEK_V3: Final = Format(
+    name="deepseek-v3",
+    signs=(("<｜tool▁calls▁begin｜>", "```json"),),
+    reasoning=THINK,
+    blocks=(
+        Block(
+            open=("<｜tool▁calls▁begin｜>",),
+            close=("<｜tool▁calls▁end｜>",),
+            calls=(
+                TextCall(
+                    open=("<｜tool▁call▁begin｜>function<｜tool▁sep｜>",),
+                    name_end=("```json\n", "```json"),
+                    arguments=JsonArguments(suffix="```"),
+                    close=("<｜tool▁call▁end｜>",),
+                ),
+            ),
+        ),
+    ),
+)
+
+DEEPSEEK_V3_1: Final = Format(
+    name="deepseek-v3.1",
+    signs=(("<｜tool▁calls▁begin｜>",),),
+    reasoning=THINK,
+    blocks=(
+        Block(
+            open=("<｜tool▁calls▁begin｜>",),
+            close=("<｜tool▁calls▁end｜>",),
+            calls=(
+                TextCall(
+                    open=("<｜tool▁call▁begin｜>",),
+                    name_end=("<｜tool▁sep｜>",),
+                    arguments=JsonArguments(),
+                    close=("<｜tool▁call▁end｜>",),
+                ),
+            ),
+        ),
+    ),
+)
+
+KIMI_K2: Final = Format(
+    name="kimi-k2",
+    signs=(("<|tool_calls_section_begin|>",),),
+    reasoning=THINK,
+    blocks=(
+        Block(
+            open=("<|tool_calls_section_begin|>",),
+            close=("<|tool_calls_section_end|>",),
+            calls=(
+                TextCall(
+                    open=("<|tool_call_begin|>",),
+                    head=r"(?:functions\.)?(?P<name>.+?)(?P<index>:\d+)?",
+                    name_end=("<|tool_call_argument_begin|>",),
+                    arguments=JsonArguments(),
+                    close=("<|tool_call_end|>",),
+                ),
+            ),
+        ),
+    ),
+)
+
+# https://cookbook.openai.com/articles/openai-harmony
+GPT_OSS: Final = Format(
+    name="gpt-oss",
+    signs=(("<|channel|>", "<|message|>"),),
+    headers=(
+        Header(
+            open=("<|start|>", "<|channel|>"),
+            end="<|message|>",
+            initial=("to=",),
+            routes=(
+                (r"to=(?:functions\.)?(?!(?:assistant|user|all)\b)(?P<name>[^\s<]+)", Route.CALL),
+                (r"analysis(?!.*<\|channel\|>)", Route.REASONING),
+                ("", Route.CONTENT),
+            ),
+        ),
+    ),
+    ends=("<|end|>", "<|call|>", "<|return|>"),
+)
+
+FUNCTIONARY: Final = Format(
+    name="functionary",
+    signs=((">>>all",), ("<|recipient|>",)),
+    blocks=(
+        Block(
+            open=("<function=",),
+            calls=(TextCall(open=("<function=",), name_end=(">",), arguments=JsonArguments(), close=("</function>",)),),
+            bare=Bare.ANYWHERE,
+        ),
+        Block(open=("[",), calls=(JsonCall(),), brackets=True, listed=True, bare=Bare.ANYWHERE),
+    ),
+    headers=(
+        Header(
+            open=(">>>",),
+            end="\n",
+            initial=("",),
+            routes=((r"^all$", Route.CONTENT), (r"^(?P<name>.+)$", Route.CALL)),
+            bare=True,
+            longest=64,
+        ),
+        Header(
+            open=("<|recipient|>",),
+            end="<|content|>",
+            routes=((r"^all$", Route.CONTENT), (r"^(?P<name>.+)$", Route.CALL)),
+        ),
+    ),
+    ignored=("<|from|>assistant\n",),
+)

@@ -1,0 +1,124 @@
+"""How one loaded model chats: the format that it writes, what its template wants, and so what a request becomes for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_server_nano.chat.detect import detect
+from mlx_server_nano.chat.formats.base import Format
+from mlx_server_nano.chat.grammar import answer_grammar, call_grammar, json_body
+from mlx_server_nano.chat.prepare import Traits, prepare, probe
+from mlx_server_nano.chat.request import AnswerFormat, CallMode, ChatRequest
+from mlx_server_nano.errors import InvalidRequestError
+from mlx_server_nano.template import TemplateError
+from mlx_server_nano.types import ChatPrompt, Constraint, GenerationRequest, ModelInfo, ThinkingBudget, Tool
+
+_EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A chat request as the worker takes it, and how to read the answer: its format, and the tools that may be called (none
+    where calls are not wanted)."""
+
+    request: GenerationRequest
+    format: Format
+    tools: tuple[Tool, ...]
+
+
+class ChatModel:
+    def __init__(self, info: ModelInfo, format_name: str | None = None) -> None:
+        """Reads and tries the chat template, which takes milliseconds: keep it off the event loop. format_name: instead of
+        the detected one. Raises InvalidRequestError for an unknown name."""
+        self._info = info
+        self.format = detect(info.chat_template, info.special_tokens, format_name)
+        try:
+            self._traits = probe(info.chat_template) if info.chat_template is not None else Traits()
+        except TemplateError:
+            self._traits = Traits()
+
+    def bind(self, chat: ChatRequest) -> Bound:
+        """Raises InvalidRequestError for what this model or its template can't do."""
+        if not self._info.chats:
+            raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
+        tools = () if chat.choice.mode is CallMode.NONE else chat.tools
+        prepared = prepare(chat.messages, tools, self._traits, self.format)
+        request = GenerationRequest(
+            prompt=ChatPrompt(
+                messages=prepared.messages,
+                tools=prepared.tools,
+                template_kwargs={**self._thinking_kwargs(chat), **chat.template_kwargs},
+            ),
+            sampling=chat.sampling,
+            max_tokens=chat.max_tokens,
+            stop=chat.stop,
+            n=chat.n,
+            logprobs=chat.logprobs,
+            constraint=self._constraint(chat, tools, prepared.format),
+            thinking=self._budget(chat, prepared.format),
+        )
+        return Bound(request, prepared.format, tools)
+
+    def _thinking_kwargs(self, chat: ChatRequest) -> dict[str, Any]:
+        """Templates know one of several names for the switch, and take no harm from the others."""
+        kwargs: dict[str, Any] = {}
+        thinking = chat.thinking
+        if thinking.enabled is not None:
+            kwargs |= {"enable_thinking": thinking.enabled, "thinking": thinking.enabled}
+        if thinking.effort is not None:
+            template = self._info.chat_template or ""
+            known = f'"{thinking.effort}"' in template or f"'{thinking.effort}'" in template
+            kwargs["reasoning_effort"] = thinking.effort if known else _EFFORTS.get(thinking.effort, thinking.effort)
+        return kwargs
+
+    def _budget(self, chat: ChatRequest, format: Format) -> ThinkingBudget | None:
+        if chat.thinking.budget is None or format.reasoning is None:
+            return None
+        return ThinkingBudget(
+            tokens=chat.thinking.budget, open=format.reasoning.open[0], close=format.reasoning.close[0]
+        )
+
+    def _constraint(self, chat: ChatRequest, tools: Sequence[Tool], format: Format) -> Constraint | None:
+        choice = chat.choice
+        required = bool(tools) and choice.mode is CallMode.REQUIRED
+        allowed = [tool for tool in tools if not choice.only or tool.name in choice.only]
+        restricted = len(allowed) < len(tools) or not choice.parallel or any(tool.strict for tool in tools)
+        body = None if chat.answer is None or required else answer_body(chat.answer)
+        if body is None and not required and not (tools and restricted):
+            return None
+
+        def grammar(inside: bool) -> str:
+            special = self._info.special_tokens
+            if not tools and body is not None:
+                return answer_grammar(format, body, special_tokens=special, starts_in_reasoning=inside)
+            return call_grammar(
+                format,
+                allowed,
+                special_tokens=special,
+                required=required,
+                parallel=choice.parallel,
+                answer=body,
+                starts_in_reasoning=inside,
+            )
+
+        param = "tools" if body is None else "response_format"
+        if format.reasoning is None:
+            return Constraint(grammar=grammar(False), param=param)
+        return Constraint(
+            grammar=grammar(False),
+            in_reasoning=grammar(True),
+            reasoning_open=format.reasoning.open,
+            param=param,
+        )
+
+
+def answer_body(answer: AnswerFormat) -> str:
+    """The Lark expression for the content of an answer."""
+    if answer.grammar is not None:
+        return f"%lark {{\n{answer.grammar}\n}}"
+    if answer.regex is not None:
+        return "%lark {\nstart: /" + re.sub(r"(?<!\\)/", r"\/", answer.regex) + "/\n}"
+    return json_body(answer.schema)

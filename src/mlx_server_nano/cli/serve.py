@@ -1,0 +1,74 @@
+"""`mlx-server-nano [serve]`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import socket
+from pathlib import Path
+
+import click
+
+from mlx_server_nano.cli.logs import configure_logging
+from mlx_server_nano.cli.options import setting_options
+from mlx_server_nano.config import SettingError, Settings, export_hub, resolve
+
+logger = logging.getLogger(__name__)
+
+
+def start(**flags: str | bool | None) -> None:
+    """Serve models over HTTP (the default command)."""
+    try:
+        settings = resolve(flags)
+    except SettingError as error:
+        raise click.UsageError(str(error)) from None
+    export_hub(settings)
+    configure_logging(settings.log_level)
+
+    from mlx_server_nano.cli.server import is_loopback, listen
+
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise click.ClickException(f"cannot listen on {settings.host}:{settings.port}: {reason}") from None
+    if settings.api_key is None and not is_loopback(listener):
+        logger.warning(
+            "Listening on %s without an API key: anyone who reaches this port can use the server (--api-key, --host)",
+            settings.host,
+        )
+    if settings.reload:
+        _serve_and_reload(settings, listener)
+    else:
+        run(settings, [listener])
+
+
+def run(settings: Settings, sockets: list[socket.socket]) -> None:
+    """Serve until a signal comes."""
+    configure_logging(settings.log_level)
+
+    from mlx_server_nano.api.app import build_app
+    from mlx_server_nano.api.gate import Gate
+    from mlx_server_nano.cli.server import Server
+    from mlx_server_nano.models.catalog import Catalog
+    from mlx_server_nano.models.manager import Manager
+
+    gate = Gate()
+    catalog = Catalog(allow_local_paths=settings.local_paths, trust_remote_code=settings.trust_remote_code)
+    app = build_app(settings, Manager(settings, catalog), catalog, gate)
+    Server(app, settings, gate).run(sockets)
+
+
+def _serve_and_reload(settings: Settings, listener: socket.socket) -> None:
+    """`run` in a child process, started again when a source file changes. The listener is the parent's, so no connection
+    is refused between two children."""
+    import uvicorn
+    from uvicorn.supervisors import ChangeReload
+
+    package = Path(__file__).resolve().parents[1]
+    config = uvicorn.Config(__name__, reload=True, reload_dirs=[str(package)], log_config=None)
+    ChangeReload(config, target=functools.partial(run, settings), sockets=[listener]).run()
+
+
+serve = click.Command("serve", callback=start, params=list(setting_options()), help=start.__doc__)

@@ -1,0 +1,165 @@
+"""Which models there are: built in, in the Hub's cache, in local folders; and what a name stands for.
+
+A complete cached snapshot is used as it is, without asking the Hub whether there is a newer one: a cached model loads
+without a network, and stays the same until somebody downloads it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
+from mlx_server_nano.models import folder as model_folder
+from mlx_server_nano.models import names
+from mlx_server_nano.models.architectures import known_model_types
+from mlx_server_nano.models.names import ModelKind, ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class AvailableModel:
+    """A model that is usable without a download. created: when its files came, in Unix seconds."""
+
+    ref: ModelRef
+    created: int
+
+
+class Catalog:
+    """Resolves names and lists what is there. Reads the disk, so call it off the event loop; never uses the network.
+
+    cache_dir: the Hub's cache; None: where huggingface_hub keeps it. built_in: names of models that come with the server,
+    with their folders. allow_local_paths: whether clients may name folders.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache_dir: Path | None = None,
+        built_in: Mapping[str, Path] | None = None,
+        allow_local_paths: bool = True,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self._cache_dir = cache_dir
+        self._built_in = dict(built_in or {})
+        self._allow_local_paths = allow_local_paths
+        self.trust_remote_code = trust_remote_code
+
+    @cached_property
+    def cache_dir(self) -> Path:
+        if self._cache_dir is not None:
+            return self._cache_dir
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        return Path(HF_HUB_CACHE)
+
+    @cached_property
+    def _model_types(self) -> frozenset[str]:
+        return known_model_types()
+
+    def resolve(self, name: str) -> ModelRef:
+        """The model that a name stands for.
+
+        Raises ModelNotFoundError for what can be no model's name, a folder that is not there and an ambiguous short name;
+        UnsupportedModelError for a folder or a cached repository that mlx-lm cannot load.
+        """
+        if name in self._built_in:
+            return ModelRef(name, ModelKind.BUILT_IN, self._built_in[name])
+        if names.is_path(name):
+            return self._local(name)
+        cached = self._cached_repositories()
+        if names.is_repository(name):
+            return self._repository(name, cached)
+        if not names.is_short(name):
+            raise ModelNotFoundError(f"{name!r} can be no model's name")
+        ranked = [
+            (rank, repository, folder)
+            for repository, storage in sorted(cached.items())
+            if (rank := names.rank(name, repository)) is not None and (folder := self._usable(storage))
+        ]
+        best = [item for item in ranked if item[0] == min(ranked)[0]]
+        if len(best) > 1:
+            fitting = ", ".join(repository for _, repository, _ in best)
+            raise ModelNotFoundError(f"{name!r} may be any of {fitting}: give the full name")
+        if best:
+            return ModelRef(best[0][1], ModelKind.HUB, best[0][2])
+        return self._repository(f"{names.DEFAULT_OWNER}/{name}", cached)
+
+    def available(self) -> list[AvailableModel]:
+        """All models that are usable without a download, local folders aside: built-in ones, then cached ones by name."""
+        found = [ModelRef(name, ModelKind.BUILT_IN, folder) for name, folder in self._built_in.items()]
+        cached = self._cached_repositories()
+        found += [
+            ModelRef(name, ModelKind.HUB, self._usable(cached[name])) for name in sorted(cached, key=str.casefold)
+        ]
+        models = []
+        for ref in found:
+            with contextlib.suppress(OSError):
+                if ref.folder is not None:
+                    models.append(AvailableModel(ref, int(ref.folder.stat().st_mtime)))
+        return models
+
+    def _local(self, name: str) -> ModelRef:
+        if not self._allow_local_paths:
+            raise ModelNotFoundError("this server does not load models by path")
+        try:
+            folder = Path(name).expanduser().absolute()
+            if not folder.is_dir():
+                raise ModelNotFoundError(f"there is no folder {folder}")
+            self._check(folder, str(folder))
+        except (OSError, RuntimeError) as error:
+            raise ModelNotFoundError(f"cannot read the folder {name}: {error}") from error
+        return ModelRef(str(folder), ModelKind.LOCAL, folder)
+
+    def _repository(self, name: str, cached: Mapping[str, Path]) -> ModelRef:
+        if name not in cached:
+            name = next((known for known in cached if known.casefold() == name.casefold()), name)
+        if name not in cached:
+            return ModelRef(name, ModelKind.HUB, None)
+        folder = self._usable(cached[name])
+        if folder is None:
+            self._refuse_unsupported(name, cached[name])
+        return ModelRef(name, ModelKind.HUB, folder)
+
+    def _refuse_unsupported(self, name: str, storage: Path) -> None:
+        """A cached config.json may settle without the Hub that the model cannot be loaded; missing files settle nothing."""
+        for snapshot in _snapshots(storage)[:1]:
+            with contextlib.suppress(OSError):
+                text = (snapshot / "config.json").read_bytes()
+                model_folder.check_config(text, name, self._model_types, trust_remote_code=self.trust_remote_code)
+
+    def _cached_repositories(self) -> dict[str, Path]:
+        """Ids of the repositories in the cache, usable or not, with their `models--owner--name` folders."""
+        found = {}
+        with contextlib.suppress(OSError):
+            for entry in self.cache_dir.iterdir():
+                kind, _, repository = entry.name.partition("--")
+                owner, _, name = repository.partition("--")
+                if kind == "models" and owner and name:
+                    found[f"{owner}/{name}"] = entry
+        return found
+
+    def _usable(self, storage: Path) -> Path | None:
+        """The newest snapshot that is complete and loadable."""
+        for snapshot in _snapshots(storage):
+            with contextlib.suppress(OSError, UnsupportedModelError):
+                self._check(snapshot, storage.name)
+                return snapshot
+        return None
+
+    def _check(self, folder: Path, model: str) -> None:
+        model_folder.check_folder(folder, model, self._model_types, trust_remote_code=self.trust_remote_code)
+
+
+def _snapshots(storage: Path) -> list[Path]:
+    """A cached repository's snapshots: the one that `main` points to first, then the newest."""
+    main = ""
+    with contextlib.suppress(OSError, ValueError):
+        main = (storage / "refs" / "main").read_text().strip()
+    try:
+        newest = sorted((storage / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    except OSError:
+        return []
+    return sorted(newest, key=lambda path: path.name != main)

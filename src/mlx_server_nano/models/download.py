@@ -1,0 +1,76 @@
+"""Downloads from the Hub, as the gateway sees them: a child process (see `fetch`) that reports progress."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+
+from mlx_server_nano.errors import HubUnavailableError, from_failure
+from mlx_server_nano.models.fetch import ABORT_GRACE, Fetched, Message, Progress, Refused
+
+LOG_INTERVAL: Final = 5.0  # seconds between two lines about one download
+
+_log = logging.getLogger(__name__)
+
+
+async def download(
+    repository: str, cache_dir: Path, on_progress: Callable[[int, int], None], *, trust_remote_code: bool = False
+) -> Fetched:
+    """Bring a repository's model into the Hub's cache. `on_progress` gets the bytes of weights that are there and
+    that there will be; what it raises ends the download.
+
+    Raises ModelNotFoundError, ModelAccessError, UnsupportedModelError, HubUnavailableError or DiskFullError. When cancelled it
+    stops the transfer and waits for the process.
+    """
+    command = [sys.executable, "-P", "-m", "mlx_server_nano.models.fetch", repository, str(cache_dir)]
+    if trust_remote_code:
+        command.append("--trust-remote-code")
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    try:
+        return await _follow(process, repository, on_progress)
+    finally:
+        await _end(process)
+
+
+async def _follow(
+    process: asyncio.subprocess.Process, repository: str, on_progress: Callable[[int, int], None]
+) -> Fetched:
+    decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+    next_line = 0.0
+    async for line in cast(asyncio.StreamReader, process.stdout):
+        message = decoder.decode(line)
+        if isinstance(message, Refused):
+            raise from_failure(message.failure)
+        if isinstance(message, Fetched):
+            _log.info("downloaded %s", message.repository)
+            return message
+        on_progress(message.done, message.total)
+        if time.monotonic() >= next_line:
+            next_line = time.monotonic() + LOG_INTERVAL
+            _log.info("downloading %s: %s", repository, _amount(message))
+    code = await process.wait()
+    raise HubUnavailableError(f"downloading {repository} failed: its process ended with code {code}")
+
+
+def _amount(progress: Progress) -> str:
+    percent = 100 * progress.done // max(progress.total, 1)
+    return f"{progress.done / 1e9:.2f} of {progress.total / 1e9:.2f} GB ({percent} %)"
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End of input stops the child; it removes its partial files first."""
+    cast(asyncio.StreamWriter, process.stdin).close()
+    try:
+        await asyncio.wait_for(process.wait(), ABORT_GRACE + 1)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

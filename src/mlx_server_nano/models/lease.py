@@ -1,0 +1,34 @@
+"""The right to use a loaded model."""
+
+from __future__ import annotations
+
+from mlx_server_nano.errors import QueueFullError
+from mlx_server_nano.models.generation import Generation
+from mlx_server_nano.models.worker import Worker
+from mlx_server_nano.types import GenerationRequest, ModelInfo
+
+
+class Lease:
+    """Holds a model in memory; made and ended by `Manager.lease`. model_id: the name that clients are shown."""
+
+    def __init__(self, model_id: str, info: ModelInfo, worker: Worker, capacity: int) -> None:
+        self.model_id = model_id
+        self.info = info
+        self._worker = worker
+        self._capacity = capacity
+        self._generations: list[Generation] = []
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        """Start a request. Raises QueueFullError if it and the model's unfinished choices exceed what may run and
+        wait, WorkerDiedError if the worker has died."""
+        unfinished = self._worker.open_choices
+        if unfinished and unfinished + request.n > self._capacity:
+            raise QueueFullError(f"{self.model_id} has {unfinished} unfinished choices of {self._capacity} at most")
+        generation = self._worker.generate(request)
+        self._generations.append(generation)
+        return generation
+
+    def end(self) -> None:
+        """Cancel what is unfinished."""
+        for generation in self._generations:
+            generation.cancel()

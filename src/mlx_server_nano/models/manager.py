@@ -1,0 +1,246 @@
+"""Which models run: leases, a worker for each loaded model, memory, idle time.
+
+    async with manager.lease("qwen3-0.6b") as lease:
+        generation = lease.generate(request)
+
+A model is downloaded and loaded when it is first asked for, by a task of its own: all requests for it wait for that one
+task, and it goes on to the end when they leave. Before a load, idle models are unloaded, the least recently used first,
+until the new one fits. A worker that dies takes its own requests along; the next request starts over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from mlx_server_nano.config import Settings, worker_environment
+from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError, UnavailableError
+from mlx_server_nano.models import names
+from mlx_server_nano.models.catalog import Catalog
+from mlx_server_nano.models.download import download
+from mlx_server_nano.models.folder import weights_bytes
+from mlx_server_nano.models.lease import Lease
+from mlx_server_nano.models.memory import estimate, gibibytes, memory_limit
+from mlx_server_nano.models.names import ModelKind, ModelRef
+from mlx_server_nano.models.slot import ModelState, ModelStatus, Slot
+from mlx_server_nano.models.spares import Spares
+from mlx_server_nano.models.worker import COMMAND
+from mlx_server_nano.protocol import LoadOptions
+
+_log = logging.getLogger(__name__)
+
+
+class Manager:
+    """All models of a server. `start` before and `close` after use, on one event loop.
+
+    command: how a worker process is started; `--fd N` is added to it.
+    """
+
+    def __init__(self, settings: Settings, catalog: Catalog, *, command: Sequence[str] = COMMAND) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._spares = Spares(command, worker_environment(), keep=settings.spare_worker)
+        self._slots: dict[str, Slot] = {}
+        self._leaving: set[Slot] = set()
+        self._admission = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def problem(self) -> str | None:
+        """Why no model can be loaded, if none can."""
+        return self._spares.problem
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes for all models together; see `memory.memory_limit`."""
+        device = self._spares.device
+        return memory_limit(self._settings.max_memory, device.memory_bytes if device is not None else None)
+
+    def status(self) -> list[ModelStatus]:
+        """Every model that is loaded, on its way in or on its way out."""
+        return [slot.status() for slot in (*self._slots.values(), *self._leaving)]
+
+    async def start(self) -> None:
+        """Returns at once; a spare worker starts in the background."""
+        self._spares.refill()
+
+    def drain(self) -> None:
+        """Give no more leases. Those given go on."""
+        self._draining = True
+
+    async def close(self) -> None:
+        """Stop everything and wait until every process is gone. What still runs or waits ends with an error."""
+        self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._spares.close()
+        workers = [slot.worker for slot in (*self._slots.values(), *self._leaving) if slot.worker is not None]
+        await asyncio.gather(*(worker.stop() for worker in workers))
+
+    @asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[Lease]:
+        """Use a model; waits until it is loaded.
+
+        Raises what `Catalog.resolve`, `download` and `Worker.load` raise, OutOfMemoryError if it does not fit,
+        UnavailableError while no worker can be started and when draining.
+        """
+        slot = await self._slot(name)
+        slot.cancel_idle_timer()
+        slot.leases += 1
+        try:
+            # The future is shared: a waiter that is cancelled must not cancel it.
+            worker, info = await asyncio.shield(slot.ready)
+            lease = Lease(slot.ref.id, info, worker, self._settings.max_batch_size + self._settings.max_queue)
+            try:
+                yield lease
+            finally:
+                lease.end()
+        finally:
+            slot.leases -= 1
+            self._rest(slot)
+
+    async def _slot(self, name: str) -> Slot:
+        slot = self._slots.get(name.casefold() if names.is_repository(name) else name)
+        if slot is None:
+            ref = await asyncio.to_thread(self._catalog.resolve, name)
+            slot = self._slots.get(ref.key)
+        if self._draining:
+            raise UnavailableError("the server is shutting down")
+        if slot is None:
+            slot = self._slots[ref.key] = Slot(ref)
+            self._spawn(self._bring_up(slot))
+        return slot
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _bring_up(self, slot: Slot) -> None:
+        error: ServerError
+        try:
+            await self._load(slot)
+            return
+        except ServerError as refusal:
+            error = refusal
+        except asyncio.CancelledError:  # by `close` alone
+            error = UnavailableError("the server is shutting down")
+        except Exception as unexpected:
+            _log.exception("loading %s failed", slot.ref.id)
+            error = ModelLoadError(f"{slot.ref.id} cannot be loaded: {unexpected}")
+        finally:
+            self._spares.refill()
+        _log.warning("%s is not loaded: %s", slot.ref.id, error)
+        slot.fail(error)
+        await self._unload(slot)
+
+    async def _load(self, slot: Slot) -> None:
+        started = time.monotonic()
+        folder = slot.ref.folder or await self._download(slot)
+        slot.enter(ModelState.LOADING)
+        worker = await self._spares.take()
+        try:
+            await self._admit(slot, folder)
+        except BaseException:
+            await self._spares.give_back(worker)
+            raise
+        slot.worker = worker
+        info = await worker.load(folder, self._load_options(slot.ref.id), slot.set_progress)
+        worker.on_exit = lambda: self._died(slot)
+        slot.enter(ModelState.READY)
+        slot.loaded_since = time.time()
+        slot.ready.set_result((worker, info))
+        _log.info("loaded %s (%s) in %.1f s", slot.ref.id, info.model_type, time.monotonic() - started)
+        self._rest(slot)
+
+    async def _download(self, slot: Slot) -> Path:
+        def on_progress(done: int, total: int) -> None:
+            slot.set_progress(done / total if total else 0.0)
+            self._refuse_too_large(slot.ref.id, estimate(total))
+
+        fetched = await download(
+            slot.ref.id, self._catalog.cache_dir, on_progress, trust_remote_code=self._settings.trust_remote_code
+        )
+        folder = Path(fetched.folder)
+        slot.ref = ModelRef(fetched.repository, ModelKind.HUB, folder)
+        return folder
+
+    def _load_options(self, model: str) -> LoadOptions:
+        return LoadOptions(
+            log_name=model,
+            default_temperature=self._settings.default_temperature,
+            max_rows=self._settings.max_batch_size,
+            prefill_chunk=self._settings.prefill_chunk,
+            busy_prefill_chunk=self._settings.busy_prefill_chunk,
+            trust_remote_code=self._settings.trust_remote_code,
+            prefix_cache_bytes=self._settings.prefix_cache_memory,
+        )
+
+    async def _admit(self, slot: Slot, folder: Path) -> None:
+        """Make room for a model and reserve it. Raises OutOfMemoryError, without having unloaded anything in vain if
+        the model is too large by itself."""
+        async with self._admission:
+            need = estimate(await asyncio.to_thread(weights_bytes, folder))
+            self._refuse_too_large(slot.ref.id, need)
+            while (free := self.memory_limit - self._memory_in_use()) < need:
+                if self._leaving:
+                    await asyncio.gather(*(other.worker.stop() for other in self._leaving if other.worker is not None))
+                elif idle := [other for other in self._slots.values() if other.is_idle]:
+                    await self._unload(min(idle, key=lambda other: other.last_used))
+                else:
+                    busy = ", ".join(other.ref.id for other in self._slots.values() if other.reserved_bytes)
+                    raise OutOfMemoryError(
+                        f"{slot.ref.id} needs about {gibibytes(need)}, and {gibibytes(max(free, 0))} are free while requests"
+                        f" run on {busy}: try again later"
+                    )
+            slot.reserved_bytes = need
+
+    def _refuse_too_large(self, model: str, need: int) -> None:
+        if need > self.memory_limit:
+            raise OutOfMemoryError(
+                f"{model} needs about {gibibytes(need)} of memory, and {gibibytes(self.memory_limit)} is all that models may"
+                " take (--max-memory)"
+            )
+
+    def _memory_in_use(self) -> int:
+        return sum(slot.memory_bytes for slot in (*self._slots.values(), *self._leaving))
+
+    def _rest(self, slot: Slot) -> None:
+        """Start the idle time of a model that nobody uses."""
+        if slot.is_idle:
+            slot.last_used = time.monotonic()
+            if self._settings.idle_timeout:
+                slot.set_idle_timer(self._settings.idle_timeout, lambda: self._spawn(self._unload(slot)))
+
+    def _unload(self, slot: Slot) -> Coroutine[Any, Any, None]:
+        """Forget a model at once, before anybody can lease it; the result waits for the end of its worker."""
+        del self._slots[slot.key]
+        slot.cancel_idle_timer()
+        slot.enter(ModelState.UNLOADING)
+        self._leaving.add(slot)
+        return self._stop(slot)
+
+    async def _stop(self, slot: Slot) -> None:
+        if slot.worker is not None:
+            _log.info("unloading %s", slot.ref.id)
+            await slot.worker.stop()
+        self._leaving.discard(slot)  # if this is cancelled, `close` stops the worker
+
+    def _died(self, slot: Slot) -> None:
+        """A loaded model's worker is gone; if nobody stopped it, forget the model."""
+        if self._slots.get(slot.key) is slot and slot.state is ModelState.READY:
+            _log.error("%s: its worker process died; the next request starts another", slot.ref.id)
+            slot.cancel_idle_timer()
+            slot.enter(ModelState.UNLOADING)
+            del self._slots[slot.key]

@@ -1,0 +1,120 @@
+"""Where rows get their caches from, and where they leave them for later requests.
+
+A row that goes on where an entry ends takes that entry's caches over, uncopied, and they stay in the tree for others to copy
+from. A row that branches off earlier gets a copy of the part it shares. What a model's caches allow decides the rest: plain
+attention can be cut at any token; sliding windows and states can't, so snapshots of them are kept where requests are likely
+to branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.prefix import Entry, PrefixCache, Tokens
+
+Caches = list[Any]
+
+# A takeover forgets the entry's tokens behind the match: fine for the tail of an answer, not for half a conversation.
+_FORGETTABLE = 256
+
+
+def as_tokens(ids: list[int]) -> Tokens:
+    return np.array(ids, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Caches for a prompt that hold its first `length` tokens. `lease`: the entry whose caches they are."""
+
+    caches: Caches
+    length: int = 0
+    lease: Entry | None = None
+
+
+class Reuse:
+    def __init__(self, new_caches: Callable[[], Caches], budget: int) -> None:
+        """budget: bytes for caches that no row uses; 0: nothing is reused."""
+        self._new_caches = new_caches
+        probe = new_caches()
+        self.cuttable = all(slots.cuttable(cache) for cache in probe)
+        self._enabled = budget > 0 and all(slots.batchable(cache) for cache in probe)
+        self._prefixes = PrefixCache(budget, cut=self.cuttable)
+
+    @property
+    def nbytes(self) -> int:
+        return self._prefixes.nbytes
+
+    def start(self, ids: list[int]) -> Start:
+        """All but the last token at most may come from the cache, as decoding needs one to begin with."""
+        tokens = as_tokens(ids[:-1])
+        found = self._prefixes.find(tokens)
+        if found is None:
+            return Start(self._new_caches())
+        entry, length = found
+        if not self.cuttable:
+            return Start(self._take_whole(entry), length)
+        forgotten = entry.length - length
+        if entry.leased or forgotten > max(_FORGETTABLE, length // 4):
+            caches = [slots.cut_copy(cache, length) for cache in entry.caches]
+            mx.async_eval([array for cache in caches for array in slots.arrays(cache)])
+            return Start(caches, length)
+        for cache in entry.caches:
+            slots.cut(cache, length)
+        self._prefixes.lease(entry, tokens[:length])
+        return Start(entry.caches, length, entry)
+
+    def _take_whole(self, entry: Entry) -> Caches:
+        """Nobody else needs a snapshot that nothing branches off."""
+        if entry.node.children:
+            return [slots.fork(cache) for cache in entry.caches]
+        self._prefixes.remove(entry)
+        return entry.caches
+
+    def snapshot(self, ids: list[int], caches: Caches) -> None:
+        """Keep what a prefill has computed where caches can't be cut, while it goes on in the same ones."""
+        if not self.cuttable and ids:
+            self._keep(ids, [slots.fork(cache) for cache in caches])
+
+    def share(self, lease: Entry | None, ids: list[int], caches: Caches) -> Entry | None:
+        """A prefill is done and decoding goes on in these caches: let others copy from them meanwhile."""
+        if not self.cuttable or not ids:
+            return lease
+        self.forget(lease)
+        entry = self._keep(ids, caches)
+        if entry is not None:
+            self._prefixes.lease(entry, as_tokens(ids))
+        return entry
+
+    def copied(self, lease: Entry | None) -> None:
+        """The row has left its own caches for slots; they stay as they are."""
+        if lease is not None:
+            self._prefixes.release(lease)
+
+    def finish(self, lease: Entry | None, ids: list[int], caches: Callable[[], Caches]) -> None:
+        """A row is through; its caches hold exactly these tokens."""
+        self.forget(lease)
+        if self._enabled and ids:
+            kept = caches()
+            mx.async_eval([array for cache in kept for array in slots.arrays(cache)])
+            self._keep(ids, kept)
+
+    def forget(self, lease: Entry | None) -> None:
+        """The leased caches are no good any more, or about to be kept under more tokens."""
+        if lease is not None:
+            self._prefixes.remove(lease)
+
+    def clear(self) -> None:
+        """Give the memory back that no row uses."""
+        self._prefixes.clear()
+
+    def _keep(self, ids: list[int], caches: Caches) -> Entry | None:
+        if not self._enabled:
+            return None
+        nbytes = sum(array.nbytes for cache in caches for array in slots.arrays(cache))
+        return self._prefixes.insert(as_tokens(ids), caches, nbytes)

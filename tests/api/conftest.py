@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import openai
+import pytest
+
+from mlx_server_nano.api.app import build_app
+from mlx_server_nano.api.gate import Gate
+from mlx_server_nano.cli.server import Server, listen
+from mlx_server_nano.config import Settings
+from tests.api.fakes import FakeCatalog, FakeManager
+
+SCHEMAS = Path(__file__).parents[2].parent / "shared/assets/openai/openai_subset.json"
+
+
+class InThread(Server):
+    """Signals belong to the main thread."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Running:
+    """The real app on a real socket, with a scripted manager behind it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.manager = FakeManager()
+        self.gate = Gate()
+        manager: Any = self.manager
+        catalog: Any = FakeCatalog()
+        self.server = InThread(build_app(settings, manager, catalog, self.gate), settings, self.gate)
+        self._listener = listen("127.0.0.1", 0)
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self.server.run, args=([self._listener],))
+
+    def start(self) -> None:
+        self._thread.start()
+        wait_until(lambda: self.server.started)
+
+    def stop(self) -> None:
+        self.gate.drain()
+        self.server._deadline = 0.0
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        assert self.manager.leases == self.manager.waiting == 0
+        assert not self.manager.running
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        given: dict[str, Any] = {"api_key": "x", "max_retries": 0, "timeout": 30} | options
+        return openai.OpenAI(base_url=f"{self.url}/v1", **given)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def post(self, body: bytes | dict, path: str = "/v1/chat/completions", headers: str = "") -> socket.socket:
+        """A raw request; the connection is to be closed by the server."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(data)}\r\n{headers}\r\n"
+        connection = self.connect()
+        connection.sendall(head.encode() + data)
+        return connection
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.005)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    with connection:
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def read_until(connection: socket.socket, needle: bytes) -> bytes:
+    data = b""
+    while needle not in data:
+        more = connection.recv(65536)
+        assert more, data
+        data += more
+    return data
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    """Start servers with these settings."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**settings: Any) -> Running:
+            running = Running(Settings(**settings))
+            running.start()
+            stack.callback(running.stop)
+            return running
+
+        yield start
+
+
+@pytest.fixture
+def server(start: Callable[..., Running]) -> Running:
+    return start()
+
+
+@pytest.fixture(scope="session")
+def validate() -> Callable[[object, str], None]:
+    """Check a value against a schema of OpenAI's document."""
+    if not SCHEMAS.exists():
+        pytest.skip("OpenAI's schemas are not beside the repository (shared/assets)")
+    document = json.loads(SCHEMAS.read_text())
+
+    def validate(value: object, name: str) -> None:
+        jsonschema.Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": document["$defs"]}).validate(value)
+
+    return validate

@@ -1,0 +1,157 @@
+"""A manager and a catalog that follow scripts instead of running models."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from mlx_server_nano.errors import ModelNotFoundError
+from mlx_server_nano.models.catalog import AvailableModel
+from mlx_server_nano.models.names import ModelKind, ModelRef
+from mlx_server_nano.protocol import Delta, Event, Started
+from mlx_server_nano.types import FinishReason, GenerationRequest
+
+
+class State(StrEnum):
+    LOADED = "loaded"
+
+
+class Forever:
+    """In a script: nothing comes any more."""
+
+
+# What happens next: events, an error, silence until something is set, or for good.
+Beat = list[Event] | Exception | threading.Event | type[Forever]
+
+
+def started(prompt_tokens: int = 7, cached_tokens: int = 3) -> list[Event]:
+    return [Started(0, prompt_tokens, cached_tokens, "")]
+
+
+def text(*pieces: str, choice: int = 0, finish: FinishReason | None = FinishReason.STOP) -> list[Beat]:
+    """One beat for each piece, the last with the finish reason."""
+    last = len(pieces) - 1
+    return [[Delta(0, choice, piece, 1, finish=finish if i == last else None)] for i, piece in enumerate(pieces)]
+
+
+def echo(request: GenerationRequest) -> list[Beat]:
+    return [started(), *(beat for choice in range(request.n) for beat in text("Hel", "lo", choice=choice))]
+
+
+@dataclass
+class Script:
+    """What a model does: `opening` while its lease is waited for, `play` for each request, `refusal` from `generate`."""
+
+    play: Callable[[GenerationRequest], list[Beat]] = echo
+    opening: list[Beat] = field(default_factory=list)
+    refusal: Exception | None = None
+
+
+async def perform(beat: Beat) -> list[Event]:
+    if isinstance(beat, list):
+        return beat
+    if isinstance(beat, Exception):
+        raise beat
+    while not (isinstance(beat, threading.Event) and beat.is_set()):
+        await asyncio.sleep(0.005)
+    return []
+
+
+class FakeGeneration:
+    def __init__(self, manager: FakeManager, request: GenerationRequest, beats: list[Beat]) -> None:
+        self._manager = manager
+        self._beats: Iterator[Beat] = iter(beats)
+        self._open = request.n
+        self._request = request
+
+    @property
+    def finished(self) -> bool:
+        return self._open == 0
+
+    async def next(self, timeout: float | None = None) -> list[Event]:
+        events = await perform(next(self._beats))
+        self._open -= sum(isinstance(event, Delta) and event.finish is not None for event in events)
+        return events
+
+    def cancel(self) -> None:
+        if not self.finished:
+            self._manager.cancelled.append(self._request)
+
+
+class FakeLease:
+    def __init__(self, manager: FakeManager, name: str, script: Script) -> None:
+        self.model_id = name
+        self._manager = manager
+        self._script = script
+
+    def generate(self, request: GenerationRequest) -> FakeGeneration:
+        self._manager.requests.append(request)
+        if self._script.refusal is not None:
+            raise self._script.refusal
+        return FakeGeneration(self._manager, request, self._script.play(request))
+
+
+@dataclass
+class FakeStatus:
+    id: str
+    state: State = State.LOADED
+    running: int = 1
+    memory_bytes: int = 1000
+    loaded_since: float | None = 1700000001.5
+
+
+class FakeManager:
+    def __init__(self) -> None:
+        self.scripts = {"m": Script()}
+        self.requests: list[GenerationRequest] = []
+        self.cancelled: list[GenerationRequest] = []
+        self.waiting = 0  # for a lease
+        self.leases = 0
+        self.running = False
+        self.problem: str | None = None
+
+    async def start(self) -> None:
+        self.running = True
+
+    async def close(self) -> None:
+        self.running = False
+
+    def status(self) -> list[FakeStatus]:
+        return [FakeStatus("org/model"), FakeStatus("/models/local")]
+
+    @asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[FakeLease]:
+        script = self.scripts.get(name)
+        if script is None:
+            raise ModelNotFoundError(f"The model {name!r} does not exist.", param="model")
+        self.waiting += 1
+        try:
+            for beat in script.opening:
+                await perform(beat)
+        finally:
+            self.waiting -= 1
+        self.leases += 1
+        try:
+            yield FakeLease(self, name, script)
+        finally:
+            self.leases -= 1
+
+
+class FakeCatalog:
+    """Knows one cached repository, one that is not cached, and one local folder."""
+
+    def available(self) -> list[AvailableModel]:
+        return [AvailableModel(self.resolve("org/model"), 1700000000)]
+
+    def resolve(self, name: str) -> ModelRef:
+        folder = Path(__file__).parent
+        if name == "org/model":
+            return ModelRef(name, ModelKind.HUB, folder)
+        if name == "/models/local":
+            return ModelRef(name, ModelKind.LOCAL, folder)
+        return ModelRef(name, ModelKind.HUB, None)

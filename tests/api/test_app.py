@@ -1,0 +1,195 @@
+"""Every endpoint but the generating ones, and what surrounds them all."""
+
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.api.conftest import read_all, wait_until
+from tests.api.fakes import Forever, Script, started
+
+BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    error: dict[str, Any] = response.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    assert error["message"]
+    return error
+
+
+def test_models(server, validate):
+    body = httpx.get(f"{server.url}/v1/models").json()
+    validate(body, "ListModelsResponse")
+    assert body["data"][0] == {"id": "org/model", "object": "model", "created": 1700000000, "owned_by": "org"}
+    assert [model["id"] for model in body["data"]] == ["org/model", "/models/local"], "what is loaded is listed too"
+    client = server.client()
+    assert client.models.retrieve("org/model").id == "org/model"
+    validate(httpx.get(f"{server.url}/v1/models/org/model").json(), "Model")
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("org/other")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+
+
+def test_health(server):
+    response = httpx.get(f"{server.url}/health")
+    assert response.status_code == 200
+    assert response.json() == {
+        "status": "healthy",
+        "models": [
+            {"id": "org/model", "state": "loaded", "running": 1, "memory_bytes": 1000},
+            {"id": "/models/local", "state": "loaded", "running": 1, "memory_bytes": 1000},
+        ],
+    }
+    server.manager.problem = "MLX is missing."
+    response = httpx.get(f"{server.url}/health")
+    assert response.status_code == 503
+    assert (response.json()["status"], response.json()["reason"]) == ("unhealthy", "MLX is missing.")
+
+
+def test_draining(server):
+    server.manager.scripts["m"] = Script(lambda request: [started(), Forever])
+    connection = server.post({**BODY, "stream": True})
+    wait_until(lambda: server.manager.leases == 1)
+    server.gate.drain()
+    health = httpx.get(f"{server.url}/health")
+    assert (health.status_code, health.json()["status"]) == (503, "draining")
+    for response in (httpx.post(f"{server.url}/v1/chat/completions", json=BODY), httpx.get(f"{server.url}/v1/models")):
+        assert error_of(response, 503)["code"] == "unavailable"
+        assert int(response.headers["retry-after"]) >= 1
+    connection.close()
+
+
+def test_root(server):
+    body = httpx.get(server.url).json()
+    assert body["name"] == "mlx-server-nano"
+    head = httpx.head(server.url)
+    assert (head.status_code, head.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1"), ("POST", "/nope"), ("GET", "/v1/chat/completions/"), ("GET", "/v1//models")]
+)
+def test_unknown_path(server, method, path):
+    assert error_of(httpx.request(method, server.url + path), 404)["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("OPTIONS", "/v1/chat/completions", "POST"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("DELETE", "/v1/models/org/model", "GET, HEAD"),
+        ("POST", "/", "GET, HEAD"),
+        ("PUT", "/health", "GET, HEAD"),
+    ],
+)
+def test_wrong_method(server, method, path, allowed):
+    response = httpx.request(method, server.url + path)
+    error_of(response, 405)
+    assert response.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", None])
+def test_content_types(server, content_type):
+    headers = {} if content_type is None else {"content-type": content_type}
+    data = json.dumps(BODY).encode()
+    assert httpx.post(f"{server.url}/v1/chat/completions", content=data, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_wrong_content_type(server, content_type):
+    response = httpx.post(
+        f"{server.url}/v1/chat/completions", content=json.dumps(BODY).encode(), headers={"content-type": content_type}
+    )
+    error_of(response, 415)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"1",
+        b"{'a': 1}",
+        b'{"model": "\xff"}',
+        b"\xff\xfe{\x00}\x00",
+        b"[" * 100_000,
+        b"{}",
+    ],
+)
+def test_bad_bodies(server, body):
+    assert (
+        error_of(httpx.post(f"{server.url}/v1/chat/completions", content=body), 400)["type"] == "invalid_request_error"
+    )
+
+
+def test_body_limit(start):
+    server = start(max_body=1000)
+    too_large = b" " * 1001
+    url = f"{server.url}/v1/chat/completions"
+    error_of(httpx.post(url, content=too_large), 413)
+    error_of(httpx.post(url, content=iter([too_large[:600], too_large[600:]])), 413)
+    assert httpx.post(url, content=json.dumps(BODY).encode().ljust(1000)).status_code == 200
+    with server.connect() as connection:  # told beforehand: refused without waiting for it
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1001\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413")
+
+
+def test_malformed_http(server):
+    with server.connect() as connection:
+        connection.sendall(b"NONSENSE\r\n\r\n")
+        assert read_all(connection).startswith(b"HTTP/1.1 400")
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_request_id(server):
+    url = f"{server.url}/health"
+    assert httpx.get(url, headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    ours = {
+        httpx.get(url, headers=headers).headers["x-request-id"]
+        for headers in ({}, {"x-request-id": "a b"}, {"x-request-id": "x" * 200})
+    }
+    assert len(ours) == 3
+    assert all(request_id.startswith("req_") for request_id in ours)
+    assert "x-request-id" in httpx.get(f"{server.url}/nope").headers
+
+
+def test_api_key(start):
+    server = start(api_key="sésame")
+    url = f"{server.url}/v1/models"
+    right = [(b"authorization", "Bearer sésame"), (b"authorization", "bearer sésame"), (b"x-api-key", "sésame")]
+    for name, value in right:
+        assert httpx.get(url, headers={name: value.encode()}).status_code == 200
+    wrong = [
+        {},
+        {"authorization": "Bearer x"},
+        {"authorization": "Basic c2VzYW1l"},
+        {"x-api-key": "x"},
+        {"authorization": "Bearer"},
+    ]
+    for headers in wrong:
+        response = httpx.get(url, headers=headers)
+        assert error_of(response, 401)["code"] == "invalid_api_key"
+        assert response.headers["www-authenticate"] == "Bearer"
+    error_of(httpx.get(f"{server.url}/nope"), 401)
+    assert httpx.get(f"{server.url}/health").status_code == 200
+    with pytest.raises(openai.AuthenticationError):
+        server.client().chat.completions.create(**BODY)
+
+
+def test_a_fault_of_ours_leaks_nothing(server, caplog):
+    server.manager.status = lambda: 1 / 0
+    error = error_of(httpx.get(f"{server.url}/health"), 500)
+    assert (error["type"], error["param"], error["code"]) == ("server_error", None, None)
+    assert "zero" not in error["message"]
+    assert "ZeroDivisionError" in caplog.text

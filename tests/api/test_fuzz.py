@@ -1,0 +1,49 @@
+"""No JSON body makes the server fail or hang."""
+
+import json
+
+import httpx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlx_server_nano.api.chat_request import ChatBody
+
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=()), max_size=5)
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+parts = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "refusal", "image_url"]) | values}, optional={"text": values, "refusal": values}
+)
+messages = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "tool", "system", "developer", "function"]) | values},
+    optional={
+        "content": values | st.lists(parts, max_size=2),
+        "tool_calls": values | st.lists(st.fixed_dictionaries({"id": values, "function": values}), max_size=2),
+        "tool_call_id": values,
+        "reasoning": values,
+    },
+)
+plausible = st.fixed_dictionaries(
+    {"model": st.just("m"), "messages": st.lists(messages, min_size=1, max_size=3)},
+    optional={name: values for name in ChatBody.__struct_fields__ if name not in ("model", "messages")},
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(plausible | st.dictionaries(st.sampled_from(ChatBody.__struct_fields__), values) | values)
+def test_random_bodies(server, body):
+    response = httpx.post(f"{server.url}/v1/chat/completions", content=json.dumps(body).encode(), timeout=30)
+    assert response.status_code in (200, 400, 404), response.text
+    if response.status_code != 200:
+        assert response.json()["error"].keys() == {"message", "type", "param", "code"}
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=50))
+def test_random_bytes(server, body):
+    assert httpx.post(f"{server.url}/v1/chat/completions", content=body, timeout=30).status_code == 400

@@ -1,0 +1,59 @@
+"""Tiny models, made and loaded once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from mlx_server_nano.worker.loader import LoadedModel
+from tests.tiny_models import copy_tokenizer, make_model
+from tests.worker import harness
+
+Tiny = Callable[..., LoadedModel]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_model` that keeps what it made: for reading only."""
+    made: dict[str, Path] = {}
+
+    def folder(arch: str = "qwen3", **settings: Any) -> Path:
+        key = repr((arch, sorted(settings.items())))
+        if key not in made:
+            made[key] = make_model(tmp_path_factory.mktemp("model") / arch, arch, **settings)
+        return made[key]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Callable[..., Path]) -> Tiny:
+    """Loaded models by architecture and `make_model`'s settings."""
+    loaded: dict[Path, LoadedModel] = {}
+
+    def load(arch: str = "qwen3", **settings: Any) -> LoadedModel:
+        folder = tiny_folder(arch, **settings)
+        if folder not in loaded:
+            loaded[folder] = harness.load(folder)
+        return loaded[folder]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Tokenizers of the shared assets by name, without mlx-lm's and the model's wrappers."""
+    read: dict[str, Any] = {}
+
+    def tokenizer(name: str) -> Any:
+        if name not in read:
+            folder = tmp_path_factory.mktemp("tokenizer")
+            copy_tokenizer(folder, name)
+            read[name] = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+        return read[name]
+
+    return tokenizer
