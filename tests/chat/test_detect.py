@@ -21,10 +21,9 @@ FORMAT_OF_FAMILY = {
     "laguna": "glm-4",
     "llama-4": "pythonic",
     "minimax": "minimax-m2",
-    "mistral-v3": "mistral",
-    "mistral-v3-tekken": "mistral",
-    "mistral-v7-tekken": "mistral",
-    "mistral-v11": "mistral",
+    "mistral-v3": "mistral-v7",
+    "mistral-v3-tekken": "mistral-v7",
+    "mistral-v7-tekken": "mistral-v7",
     "mistral-v13": "mistral",
     "nemotron-3": "qwen-xml",
     "phi": "plain",
@@ -38,6 +37,7 @@ FORMAT_OF_FAMILY = {
 }
 # Where the templates of a family differ.
 FORMAT_OF_FILE = {
+    "devstral-small-2-2512-unsloth-modified.jinja": "mistral-v7",  # it writes a list, whatever the tokenizer's version
     "gemma-3-pythonic-vllm.jinja": "pythonic",
     "granite-3.3.jinja": "granite-3",
     "granite-4.0.jinja": "hermes",

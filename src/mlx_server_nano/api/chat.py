@@ -16,9 +16,8 @@ class ChatDialect:
 
     def prepare(self, body: bytes) -> StreamJob | AnswerJob:
         """Raises InvalidRequestError."""
-        request, options = decode(body, self._settings)
+        chat, options = decode(body, self._settings)
         self._unknown.log(body)
         if options.stream:
-            encoder = ChatStream(options.model, request, include_usage=options.include_usage)
-            return StreamJob(options.model, request, encoder)
-        return AnswerJob(options.model, request, ChatAnswer(options.model, request))
+            return StreamJob(options.model, ChatStream(options.model, chat, include_usage=options.include_usage))
+        return AnswerJob(options.model, ChatAnswer(options.model, chat))

@@ -11,15 +11,28 @@ from msgspec import Meta, Struct
 
 from mlx_server_nano.api.chat_messages import WireMessage, to_message
 from mlx_server_nano.api.sampling import PositiveInt, SamplingFields
+from mlx_server_nano.api.tools import MAX_TOOLS, ToolName, WireChoice, WireTool, to_choice, to_tools
 from mlx_server_nano.api.wire import decode_json
+from mlx_server_nano.chat.request import AnswerFormat, ChatRequest, Thinking
 from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
-from mlx_server_nano.types import ChatPrompt, GenerationRequest
 
 
 class StreamOptions(Struct):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+
+
+class JsonSchema(Struct):
+    name: ToolName
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
 
 
 class ChatBody(SamplingFields, kw_only=True):
@@ -38,12 +51,16 @@ class ChatBody(SamplingFields, kw_only=True):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    tools: Any = None
-    tool_choice: Any = None
+    tools: Annotated[list[WireTool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | WireChoice | None = None
     parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    guided_regex: str | None = None
+    guided_grammar: str | None = None
+    thinking_budget: Annotated[int, Meta(ge=0)] | None = None
+
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     modalities: Any = None
     audio: Any = None
     prediction: Any = None
@@ -72,11 +89,8 @@ _DECODER: Final = msgspec.json.Decoder(ChatBody)
 
 # Fields that change the answer in ways the server does not offer, with the values that ask for nothing.
 _REFUSED: Final[dict[str, Callable[[Any], bool]]] = {
-    "tools": lambda value: value == [],
-    "tool_choice": lambda value: value == "none",
     "functions": lambda value: value == [],
     "function_call": lambda value: value == "none",
-    "response_format": lambda value: isinstance(value, dict) and value.get("type") == "text",
     "modalities": lambda value: value == ["text"],
     "audio": lambda value: False,
     "prediction": lambda value: False,
@@ -87,16 +101,19 @@ _REFUSED: Final[dict[str, Callable[[Any], bool]]] = {
 _RESERVED_KWARGS: Final = frozenset(("messages", "tools", "chat_template", "add_generation_prompt", "tokenize"))
 
 
-def decode(body: bytes, settings: Settings) -> tuple[GenerationRequest, ChatOptions]:
+def decode(body: bytes, settings: Settings) -> tuple[ChatRequest, ChatOptions]:
     """Raises InvalidRequestError; `param` is the path of the field at fault."""
     wire = decode_json(_DECODER, body)
     _check_combinations(wire)
     limit = wire.max_tokens if wire.max_completion_tokens is None else wire.max_completion_tokens
-    request = GenerationRequest(
-        prompt=ChatPrompt(
-            messages=tuple(to_message(message, f"messages.{i}") for i, message in enumerate(wire.messages)),
-            template_kwargs=_template_kwargs(wire),
-        ),
+    tools = to_tools(wire.tools)
+    request = ChatRequest(
+        messages=tuple(to_message(message, f"messages.{i}") for i, message in enumerate(wire.messages)),
+        tools=tools,
+        choice=to_choice(wire.tool_choice, tools, parallel=wire.parallel_tool_calls is not False),
+        answer=_answer_format(wire),
+        thinking=_thinking(wire),
+        template_kwargs=_template_kwargs(wire),
         sampling=wire.to_sampling(),
         max_tokens=settings.default_max_tokens if limit is None else limit,
         stop=wire.stop_strings(),
@@ -105,6 +122,31 @@ def decode(body: bytes, settings: Settings) -> tuple[GenerationRequest, ChatOpti
     )
     include_usage = wire.stream_options is not None and bool(wire.stream_options.include_usage)
     return request, ChatOptions(model=wire.model, stream=bool(wire.stream), include_usage=include_usage)
+
+
+def _answer_format(wire: ChatBody) -> AnswerFormat | None:
+    asked = wire.response_format
+    wanted = [name for name in ("guided_regex", "guided_grammar") if getattr(wire, name) is not None]
+    if asked is not None and asked.type != "text":
+        wanted.append("response_format")
+    if len(wanted) > 1:
+        raise InvalidRequestError(f"`{wanted[0]}` and `{wanted[1]}` exclude each other.", param=wanted[0])
+    if asked is None or asked.type == "text":
+        return AnswerFormat(regex=wire.guided_regex, grammar=wire.guided_grammar) if wanted else None
+    if asked.type == "json_object":
+        return AnswerFormat()
+    if asked.json_schema is None:
+        raise InvalidRequestError(
+            "Missing required field: `response_format.json_schema`.", param="response_format.json_schema"
+        )
+    return AnswerFormat(schema=asked.json_schema.schema or {})
+
+
+def _thinking(wire: ChatBody) -> Thinking:
+    effort = wire.reasoning_effort
+    if effort == "none":
+        return Thinking(enabled=False, budget=wire.thinking_budget)
+    return Thinking(effort=effort, budget=wire.thinking_budget)
 
 
 def _check_combinations(wire: ChatBody) -> None:
@@ -119,7 +161,6 @@ def _check_combinations(wire: ChatBody) -> None:
 
 
 def _template_kwargs(wire: ChatBody) -> dict[str, Any]:
-    """The template's arguments; the client's own `chat_template_kwargs` win over those that reasoning_effort stands for."""
     given = wire.chat_template_kwargs or {}
     if reserved := _RESERVED_KWARGS & given.keys():
         name = min(reserved)
@@ -128,9 +169,4 @@ def _template_kwargs(wire: ChatBody) -> dict[str, Any]:
         msgspec.msgpack.encode(given)
     except (OverflowError, RecursionError):
         raise InvalidRequestError("A number is out of range.", param="chat_template_kwargs") from None
-    effort: dict[str, Any] = {}
-    if wire.reasoning_effort == "none":
-        effort = {"enable_thinking": False}
-    elif wire.reasoning_effort is not None:
-        effort = {"reasoning_effort": wire.reasoning_effort}
-    return effort | given
+    return given

@@ -25,11 +25,15 @@ from mlx_server_nano.protocol import Event
 from mlx_server_nano.types import GenerationRequest
 
 if TYPE_CHECKING:
+    from mlx_server_nano.models.lease import Lease
     from mlx_server_nano.models.manager import Manager
 
 
 class StreamEncoder(Protocol):
     """Events to the bytes of a stream, in whole server-sent events."""
+
+    def begin(self, lease: Lease) -> GenerationRequest:
+        """The request as the leased model takes it. Raises InvalidRequestError for what the model can't do."""
 
     def feed(self, events: Sequence[Event]) -> bytes:
         """What the client sees of these events; may be empty."""
@@ -44,26 +48,27 @@ class StreamEncoder(Protocol):
 class AnswerEncoder(Protocol):
     """Events to one JSON body."""
 
+    def begin(self, lease: Lease) -> GenerationRequest:
+        """As of a StreamEncoder."""
+
     def feed(self, events: Sequence[Event]) -> None: ...
 
     def body(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A decoded request. `model` is the name as the client gave it."""
+class StreamJob:
+    """A decoded request to be streamed. `model` is the name as the client gave it."""
 
     model: str
-    request: GenerationRequest
-
-
-@dataclass(frozen=True, slots=True)
-class StreamJob(Job):
     encoder: StreamEncoder
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerJob(Job):
+class AnswerJob:
+    """A decoded request to be answered in one piece."""
+
+    model: str
     encoder: AnswerEncoder
 
 
@@ -104,9 +109,9 @@ class GenerationEndpoint:
                 last = job.encoder.end()
             await stream.close(last)
 
-    async def _generate(self, job: Job, take: Callable[[Sequence[Event]], Awaitable[None]]) -> None:
+    async def _generate(self, job: StreamJob | AnswerJob, take: Callable[[Sequence[Event]], Awaitable[None]]) -> None:
         async with self._manager.lease(job.model) as lease:
-            generation = lease.generate(job.request)
+            generation = lease.generate(job.encoder.begin(lease))
             try:
                 while not generation.finished:
                     await take(await generation.next())

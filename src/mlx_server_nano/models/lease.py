@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.errors import QueueFullError
 from mlx_server_nano.models.generation import Generation
 from mlx_server_nano.models.worker import Worker
 from mlx_server_nano.types import GenerationRequest, ModelInfo
 
 
-class Lease:
-    """Holds a model in memory; made and ended by `Manager.lease`. model_id: the name that clients are shown."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready: its worker, what that told, and what its chat template tells."""
 
-    def __init__(self, model_id: str, info: ModelInfo, worker: Worker, capacity: int) -> None:
+    worker: Worker
+    info: ModelInfo
+    chat: ChatModel
+
+
+class Lease:
+    """Holds a model in memory; made and ended by `Manager.lease`.
+
+    model_id: the name that clients are shown. chat: how the model chats.
+    """
+
+    def __init__(self, model_id: str, loaded: Loaded, capacity: int) -> None:
         self.model_id = model_id
-        self.info = info
-        self._worker = worker
+        self.info = loaded.info
+        self.chat = loaded.chat
+        self._worker = loaded.worker
         self._capacity = capacity
         self._generations: list[Generation] = []
 

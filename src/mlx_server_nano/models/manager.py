@@ -18,13 +18,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.config import Settings, worker_environment
 from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError, UnavailableError
 from mlx_server_nano.models import names
 from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.download import download
 from mlx_server_nano.models.folder import weights_bytes
-from mlx_server_nano.models.lease import Lease
+from mlx_server_nano.models.lease import Lease, Loaded
 from mlx_server_nano.models.memory import estimate, gibibytes, memory_limit
 from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.models.slot import ModelState, ModelStatus, Slot
@@ -100,8 +101,8 @@ class Manager:
         slot.leases += 1
         try:
             # The future is shared: a waiter that is cancelled must not cancel it.
-            worker, info = await asyncio.shield(slot.ready)
-            lease = Lease(slot.ref.id, info, worker, self._settings.max_batch_size + self._settings.max_queue)
+            loaded = await asyncio.shield(slot.ready)
+            lease = Lease(slot.ref.id, loaded, self._settings.max_batch_size + self._settings.max_queue)
             try:
                 yield lease
             finally:
@@ -157,10 +158,11 @@ class Manager:
             raise
         slot.worker = worker
         info = await worker.load(folder, self._load_options(slot.ref.id), slot.set_progress)
+        chat = await asyncio.to_thread(ChatModel, info)
         worker.on_exit = lambda: self._died(slot)
         slot.enter(ModelState.READY)
         slot.loaded_since = time.time()
-        slot.ready.set_result((worker, info))
+        slot.ready.set_result(Loaded(worker, info, chat))
         _log.info("loaded %s (%s) in %.1f s", slot.ref.id, info.model_type, time.monotonic() - started)
         self._rest(slot)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mlx_server_nano.errors import ServerError
+from mlx_server_nano.models.lease import Loaded
 from mlx_server_nano.models.names import ModelRef
 from mlx_server_nano.models.worker import Worker
-from mlx_server_nano.types import ModelInfo
 
 
 class ModelState(StrEnum):
@@ -41,7 +41,7 @@ class ModelStatus:
 class Slot:
     """A mutable record; the manager moves it through its states.
 
-    ready: the worker and what it told, or the error why there is none. leases: how many wait for the model or use it;
+    ready: the loaded model, or the error why there is none. leases: how many wait for the model or use it;
     while there is one it is not unloaded. reserved_bytes: its estimated memory, once there is room for it.
     """
 
@@ -49,7 +49,7 @@ class Slot:
         self.key = ref.key
         self.ref = ref
         self.state = ModelState.LOADING if ref.folder is not None else ModelState.DOWNLOADING
-        self.ready: asyncio.Future[tuple[Worker, ModelInfo]] = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self.worker: Worker | None = None
         self.leases = 0
         self.last_used = 0.0

@@ -6,7 +6,8 @@ Where a field lists several texts, the first is what the family's template write
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 
@@ -30,7 +31,7 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonArguments:
-    """A JSON value, passed on as it is. `suffix` may follow it."""
+    """A JSON value, passed on as it is. `suffix` may follow it, with white space before it."""
 
     suffix: str = ""
 
@@ -43,6 +44,7 @@ class TagArguments:
     value_open: stands before the value (GLM). line: a line break on either side of the value is layout.
     close may hold {key}. nested: a value may be elements of the same form (MiniMax M3). cdata: it may stand in CDATA.
     wrapper: a parameter of this name may hold all the others as an object (DeepSeek V4).
+    attributes: what the template writes after a quoted key, with {type} or {is_string} of the value.
     """
 
     open: tuple[str, ...]
@@ -54,6 +56,7 @@ class TagArguments:
     nested: bool = False
     cdata: bool = False
     wrapper: str = ""
+    attributes: str = ""
     separator: str = "\n"
 
 
@@ -83,6 +86,7 @@ class TextCall:
     name: a class of characters. head: how the name (and an `index`, which makes the whole head the call's id) stands in it.
     name_stops: end the name and belong to what follows. quoted: as in TagArguments, with head_end after the attributes.
     id_open: may follow the name, then the call's id up to name_end. A JSON object in the arguments' place is always read.
+    written: the head as the template writes it, with {name} and {index}; the quotation mark and attributes included.
     """
 
     open: tuple[str, ...] = ()
@@ -93,6 +97,7 @@ class TextCall:
     quoted: bool = False
     head_end: str = ""
     id_open: str = ""
+    written: str = "{name}"
     arguments: JsonArguments | TagArguments | LiteralArguments
     close: tuple[str, ...] = ()
 
@@ -113,8 +118,8 @@ class Block:
 
     bare: `open` belongs to the call itself, so it counts only where a call really follows, of a declared tool.
     single: an opening is followed by one call only, unless it is a list. brackets: the calls may stand in a JSON or
-    Python list; listed: the template writes them so. separators: may stand between calls. pad: white space that the
-    template writes inside the markers.
+    Python list; listed: the template writes them so; several: it writes several calls into one block. separators: may
+    stand between calls. pad: white space that the template writes inside the markers.
     """
 
     open: tuple[str, ...]
@@ -124,6 +129,7 @@ class Block:
     single: bool = False
     brackets: bool = False
     listed: bool = False
+    several: bool = False
     separators: str = ",;"
     pad: str = ""
 
@@ -139,19 +145,22 @@ class Route(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """A message header, `<open>...<end>`. `routes`: patterns searched in it, the first that matches decides; a group
-    `name` is the recipient. `initial`: how a header begins that the prompt has opened already."""
+    `name` is the recipient. `initial`: how a header begins that the prompt has opened already. `writes`: the headers as the
+    model writes them after its prompt, with {name}; `next`: what it writes between two messages."""
 
     open: tuple[str, ...]
     end: str
     routes: tuple[tuple[str, Route], ...]
     initial: tuple[str, ...] = ()
+    writes: Mapping[Route, str] = field(default_factory=dict)
     bare: bool = False  # `open` could be text: counts only at a line's start and with a declared tool
     longest: int = 400
+    next: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A family's markup.
+    """A family's markup. The first block, and the first form of call in it, are those that the grammar writes.
 
     signs: sets of substrings; a chat template that holds all of a set tells this format. See `detect`.
     ends: end a message, with no text of their own; a header's body ends there too. ignored: markup around content.

@@ -31,7 +31,7 @@ OLMO_3: Final = Format(
     name="olmo3",
     signs=(("<function_calls>",),),
     reasoning=THINK,
-    blocks=(Block(open=("<function_calls>",), close=("</function_calls>",), calls=(_PYTHON,)),),
+    blocks=(Block(open=("<function_calls>",), close=("</function_calls>",), calls=(_PYTHON,), several=True, pad=""),),
 )
 
 PYTHONIC: Final = Format(
@@ -39,8 +39,8 @@ PYTHONIC: Final = Format(
     signs=(("[func_name",),),
     reasoning=THINK,
     blocks=(
-        Block(open=("<|python_start|>",), close=("<|python_end|>",), calls=(_PYTHON,), brackets=True, listed=True),
         Block(open=("[",), calls=(_PYTHON,), brackets=True, listed=True, bare=Bare.LINE),
+        Block(open=("<|python_start|>",), close=("<|python_end|>",), calls=(_PYTHON,), brackets=True, listed=True),
     ),
 )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from mlx_server_nano.chat.formats.base import (
     THINK,
     Bare,
     Block,
+    Call,
     Format,
     Header,
     Id,
@@ -20,6 +22,7 @@ from mlx_server_nano.chat.formats.base import (
 
 # Tokenizers v1 to v7 write a JSON list, v11 `name[CALL_ID]id[ARGS]{}`, v13 and later `name[ARGS]{}`; some leave [ARGS] out.
 # https://github.com/mistralai/mistral-common
+# One format for each, since the grammar must write what the template shows; each reads them all.
 _MISTRAL_LIST: Final = JsonCall()
 _MISTRAL_NAMED: Final = TextCall(
     name=r"[\w.\-]",
@@ -29,15 +32,23 @@ _MISTRAL_NAMED: Final = TextCall(
     arguments=JsonArguments(),
 )
 
-MISTRAL: Final = Format(
-    name="mistral",
-    signs=(("[TOOL_CALLS]",), ("[INST]", "[THINK]")),
-    reasoning=Reasoning(open=("[THINK]",), close=("[/THINK]",), anywhere=True),
-    blocks=(
-        Block(open=("[TOOL_CALLS]",), calls=(_MISTRAL_NAMED, _MISTRAL_LIST), brackets=True, listed=True, single=True),
-    ),
-    ids=Id.NINE,
-)
+_MISTRAL_WITH_ID: Final = replace(_MISTRAL_NAMED, written="{name}[CALL_ID]{id}")
+
+
+def _mistral(name: str, signs: tuple[tuple[str, ...], ...], *calls: Call) -> Format:
+    listed = isinstance(calls[0], JsonCall)
+    return Format(
+        name=name,
+        signs=signs,
+        reasoning=Reasoning(open=("[THINK]",), close=("[/THINK]",), anywhere=True),
+        blocks=(Block(open=("[TOOL_CALLS]",), calls=calls, brackets=True, listed=listed, single=True),),
+        ids=Id.NINE,
+    )
+
+
+MISTRAL_V11: Final = _mistral("mistral-v11", (("[TOOL_CALLS]", "[CALL_ID]"),), _MISTRAL_WITH_ID, _MISTRAL_LIST)
+MISTRAL: Final = _mistral("mistral", (("[TOOL_CALLS]", "[ARGS]"), ("[INST]", "[THINK]")), _MISTRAL_NAMED, _MISTRAL_LIST)
+MISTRAL_V7: Final = _mistral("mistral-v7", (("[TOOL_CALLS]",),), _MISTRAL_LIST, _MISTRAL_NAMED)
 
 DEEPSEEK_V3: Final = Format(
     name="deepseek-v3",
@@ -47,11 +58,12 @@ DEEPSEEK_V3: Final = Format(
         Block(
             open=("<｜tool▁calls▁begin｜>",),
             close=("<｜tool▁calls▁end｜>",),
+            several=True,
             calls=(
                 TextCall(
                     open=("<｜tool▁call▁begin｜>function<｜tool▁sep｜>",),
-                    name_end=("```json\n", "```json"),
-                    arguments=JsonArguments(suffix="```"),
+                    name_end=("\n```json\n", "```json\n", "```json"),
+                    arguments=JsonArguments(suffix="\n```"),
                     close=("<｜tool▁call▁end｜>",),
                 ),
             ),
@@ -67,6 +79,7 @@ DEEPSEEK_V3_1: Final = Format(
         Block(
             open=("<｜tool▁calls▁begin｜>",),
             close=("<｜tool▁calls▁end｜>",),
+            several=True,
             calls=(
                 TextCall(
                     open=("<｜tool▁call▁begin｜>",),
@@ -87,10 +100,12 @@ KIMI_K2: Final = Format(
         Block(
             open=("<|tool_calls_section_begin|>",),
             close=("<|tool_calls_section_end|>",),
+            several=True,
             calls=(
                 TextCall(
                     open=("<|tool_call_begin|>",),
                     head=r"(?:functions\.)?(?P<name>.+?)(?P<index>:\d+)?",
+                    written="functions.{name}:{index}",
                     name_end=("<|tool_call_argument_begin|>",),
                     arguments=JsonArguments(),
                     close=("<|tool_call_end|>",),
@@ -114,6 +129,12 @@ GPT_OSS: Final = Format(
                 (r"analysis(?!.*<\|channel\|>)", Route.REASONING),
                 ("", Route.CONTENT),
             ),
+            writes={
+                Route.REASONING: "<|channel|>analysis<|message|>",
+                Route.CALL: "<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>",
+                Route.CONTENT: "<|channel|>final<|message|>",
+            },
+            next="<|end|><|start|>assistant",
         ),
     ),
     ends=("<|end|>", "<|call|>", "<|return|>"),

@@ -157,13 +157,13 @@ LLAMA_3: Final = Format(
     name="llama-3",
     signs=(("<|python_tag|>",), ("<|start_header_id|>", '"parameters"')),
     blocks=(
+        Block(open=("{",), calls=(JsonCall(arguments=("parameters", "arguments")),), bare=Bare.ANYWHERE),
         Block(open=("<|python_tag|>",), calls=(JsonCall(),), brackets=True),
         Block(
             open=("<function=",),
             calls=(TextCall(open=("<function=",), name_end=(">",), arguments=JsonArguments(), close=("</function>",)),),
             bare=Bare.ANYWHERE,
         ),
-        Block(open=("{",), calls=(JsonCall(),), bare=Bare.ANYWHERE),
     ),
     ignored=("<|eom_id|>", "<|eot_id|>"),
 )

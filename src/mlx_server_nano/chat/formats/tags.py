@@ -128,20 +128,22 @@ HUNYUAN_V3: Final = Format(
 )
 
 
-def _invoke(prefix: str = "", closing: str = "/", **options: object) -> TextCall:
+def _invoke(prefix: str = "") -> TextCall:
     """`<invoke name="f"><parameter name="k">v</parameter></invoke>`"""
     return TextCall(
         open=(f'<{prefix}invoke name="',),
         name=r'[^"\n]',
         quoted=True,
         head_end=">",
+        written='{name}"',
         arguments=TagArguments(
             open=(f'<{prefix}parameter name="',),
             quoted=True,
-            close=f"<{closing}{prefix}parameter>",
+            close=f"</{prefix}parameter>",
             wrapper="arguments" if prefix == "｜DSML｜" else "",
+            attributes=' string="{is_string}"' if prefix == "｜DSML｜" else "",
         ),
-        close=(f"<{closing}{prefix}invoke>",),
+        close=(f"</{prefix}invoke>",),
     )
 
 
@@ -150,7 +152,13 @@ DEEPSEEK_DSML: Final = Format(
     signs=(("｜DSML｜",),),
     reasoning=THINK,
     blocks=tuple(
-        Block(open=(f"<｜DSML｜{word}>",), close=(f"</｜DSML｜{word}>",), calls=(_invoke("｜DSML｜"),), pad="\n")
+        Block(
+            open=(f"<｜DSML｜{word}>",),
+            close=(f"</｜DSML｜{word}>",),
+            calls=(_invoke("｜DSML｜"),),
+            several=True,
+            pad="\n",
+        )
         for word in ("function_calls", "tool_calls")
     ),
 )
@@ -159,7 +167,11 @@ MINIMAX_M2: Final = Format(
     name="minimax-m2",
     signs=(("<minimax:tool_call>",),),
     reasoning=THINK,
-    blocks=(Block(open=("<minimax:tool_call>",), close=("</minimax:tool_call>",), calls=(_invoke(),), pad="\n"),),
+    blocks=(
+        Block(
+            open=("<minimax:tool_call>",), close=("</minimax:tool_call>",), calls=(_invoke(),), several=True, pad="\n"
+        ),
+    ),
 )
 
 _M3: Final = "]<]minimax[>["
@@ -171,12 +183,14 @@ MINIMAX_M3: Final = Format(
         Block(
             open=(f"{_M3}<tool_call>",),
             close=(f"{_M3}</tool_call>",),
+            several=True,
             calls=(
                 TextCall(
                     open=(f'{_M3}<invoke name="',),
                     name=r'[^"\n]',
                     quoted=True,
                     head_end=">",
+                    written='{name}"',
                     arguments=TagArguments(open=(f"{_M3}<",), close=f"{_M3}</{{key}}>", nested=True, separator=""),
                     close=(f"{_M3}</invoke>",),
                 ),
@@ -199,6 +213,7 @@ MINICPM_5: Final = Format(
                     name=r'[^"\n]',
                     quoted=True,
                     head_end=">",
+                    written='{name}"',
                     arguments=TagArguments(
                         open=('<param name="', '<paramname="'), quoted=True, close="</param>", cdata=True, separator=""
                     ),
@@ -221,6 +236,12 @@ MUSE: Final = Format(
             end="<|message|>",
             initial=("to=",),
             routes=((r"to=self\b", Route.REASONING), ("", Route.CONTENT)),
+            writes={
+                Route.REASONING: " to=self<|message|>",
+                Route.CALL: " to={name}<|message|>",
+                Route.CONTENT: " to=user<|message|>",
+            },
+            next="<|eom|><|start|>assistant",
         ),
     ),
     ends=("<|eom|>", "<|eot|>"),
@@ -239,17 +260,20 @@ KIMI_K3: Final = Format(
         Block(
             open=("<|open|>tools<|sep|>",),
             close=("<|close|>tools<|sep|>",),
+            several=True,
             calls=(
                 TextCall(
                     open=('<|open|>call tool="',),
                     name=r'[^"\n]',
                     quoted=True,
                     head_end="<|sep|>",
+                    written='{name}" index="{index}"',
                     arguments=TagArguments(
                         open=('<|open|>argument key="',),
                         quoted=True,
                         key_end="<|sep|>",
                         close="<|close|>argument<|sep|>",
+                        attributes=' type="{type}"',
                         separator="",
                     ),
                     close=("<|close|>call<|sep|>",),

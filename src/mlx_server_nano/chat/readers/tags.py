@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mlx_server_nano.chat.formats.base import TagArguments
-from mlx_server_nano.chat.lexer import Emit, Markers, Step, markers
+from mlx_server_nano.chat.lexer import Emit, Step, markers
 from mlx_server_nano.chat.readers.context import Context
 from mlx_server_nano.chat.readers.elements import nested
 from mlx_server_nano.chat.values import LITERAL_START, Types, convert, escape, is_text, properties, quote, types_of
@@ -86,7 +86,7 @@ class Tags:
         source, sink, syntax = self._context.source, self._context.sink, self._syntax
         ends = self._ends(key)
         if syntax.cdata and (yield from source.match(markers(_CDATA_OPEN))):
-            ends = {_CDATA_CLOSE + text: follow for text, follow in ends.items()}
+            ends = {_CDATA_CLOSE + text: own for text, own in ends.items()}
         elif syntax.line:
             yield from source.match(markers("\n"))
         if is_text(types) or (yield from self._is_prose(types)):
@@ -125,19 +125,17 @@ class Tags:
             self._count += 1
         return complete
 
-    def _ends(self, key: str) -> dict[str, Markers]:
-        """What may end the value, each with what must follow: a closing tag inside the text is followed by other text."""
+    def _ends(self, key: str) -> dict[str, bool]:
+        """What may end the value: its closing tag (True), or where that is missing the end of the call."""
         closing = self._syntax.close.format(key=key) if self._syntax.nested else self._syntax.close
-        stops = self._context.stops.texts
-        ends = {closing: self._body}
-        for text in self._close:
-            ends[text] = self._context.stops
-        for text in stops:
-            ends.setdefault(text, self._context.stops)
-        return {"\n" + text: follow for text, follow in ends.items()} | ends if self._syntax.line else ends
+        ends = {text: text == closing for text in (*self._close, *self._context.stops.texts, closing)}
+        return {"\n" + text: own for text, own in ends.items()} | ends if self._syntax.line else ends
 
-    def _text(self, ends: Mapping[str, Markers], emit: Emit) -> Step[bool]:
-        """Pass the value's text on. True: it ended, and its closing tag is consumed (the call's end is not)."""
+    def _text(self, ends: Mapping[str, bool], emit: Emit) -> Step[bool]:
+        """Pass the value's text on. True: it ended, and its closing tag is consumed (the call's end is not).
+
+        A tag in the middle of the text is text: the value's own counts where another tag follows, the call's at the end.
+        """
         source = self._context.source
         wanted = markers(*ends)
         while True:
@@ -145,13 +143,15 @@ class Tags:
             if not found:
                 return False
             position = source.mark()
+            followed = yield from source.skip_to(self._body)
+            while followed and not ends[found]:
+                followed = yield from source.skip_to(self._body)
             yield from source.space()
-            followed = yield from source.match(ends[found])
             over = bool(followed) or not (yield from source.peek())
             source.rewind(position)
             source.release()
             if over:
-                if ends[found] is not self._body:
+                if not ends[found]:
                     source.back(found.removeprefix("\n"))
                 return True
             emit(found)

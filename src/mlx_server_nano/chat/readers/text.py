@@ -37,8 +37,8 @@ def call(context: Context, syntax: TextCall) -> Step[bool]:
         if not (yield from source.match(markers(syntax.head_end))):
             return False
     else:
-        yield from source.space()
-        ending = yield from source.match(markers(*syntax.name_end, *syntax.name_stops, syntax.id_open))
+        endings = markers(*syntax.name_end, *syntax.name_stops, syntax.id_open)
+        ending = yield from source.skip_to(endings)
         if not ending:
             return False
         if ending == syntax.id_open:
@@ -64,7 +64,7 @@ def _arguments(context: Context, syntax: TextCall, name: str) -> Step[None]:
         yield from json.arguments(source, context.sink.arguments, markers(*syntax.close, *context.stops.texts))
         if isinstance(arguments, JsonArguments) and arguments.suffix:
             yield from source.space()
-            yield from source.match(markers(arguments.suffix))
+            yield from source.match(markers(arguments.suffix.strip()))
     else:
         yield from Tags(context, arguments, context.tools.schema(name), syntax.close).read()
     yield from source.skip_to(markers(*syntax.close))
