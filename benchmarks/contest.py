@@ -152,6 +152,7 @@ class ServerRound(Round):
 
     def _rates(self, server: Server) -> None:
         for clients in self._sizes.clients:
+            before = server.cpu_seconds()
             report = self._load(
                 f"saturate.{clients}",
                 server,
@@ -161,6 +162,9 @@ class ServerRound(Round):
                 output_tokens=self._sizes.output,
             )
             self.note_rates(clients, report.answers)
+        tokens = sum(answer.tokens for answer in report.answers)
+        if self._contestant is Contestant.NANO and tokens:
+            self.record.figures["gateway_cpu"] = (server.cpu_seconds() - before) / tokens
         self.record.figures["generator_share"] = report.cpu_seconds / report.wall_seconds
 
     def _first_tokens(self, server: Server) -> None:

@@ -22,6 +22,14 @@ def _milliseconds(value: float) -> str:
     return f"{_count(1000 * value)} ms"
 
 
+def _microseconds(value: float) -> str:
+    return f"{_count(1e6 * value)} µs"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
 def _mebibytes(value: float) -> str:
     return f"{value / (1 << 20):,.0f} MiB"
 
@@ -65,7 +73,8 @@ def rows(clients: Sequence[int], connections: int) -> list[Row]:
         *_TIMES,
         *_MEMORY,
         Row("connections_answered", f"answered of {connections} clients at once", compared=False),
-        Row("generator_share", "the load generator's share of a core at the most clients", compared=False),
+        Row("gateway_cpu", "the gateway's CPU time per token at the most clients", _microseconds, compared=False),
+        Row("generator_share", "the load generator's share of a core meanwhile", _percent, compared=False),
     ]
 
 
