@@ -29,6 +29,8 @@ from mlx_server_nano.worker.channel import Inbox
 from mlx_server_nano.worker.engine import Engine, Incoming
 from mlx_server_nano.worker.scheduler import Prepared
 
+_WARM_UP_TOKENS = 8
+
 
 class _Clock:
     """Stands in for the channel to the gateway: encodes a step as it would and notes when each request's text came."""
@@ -78,39 +80,77 @@ class EngineLoop:
         ]
 
 
+Loop = Callable[[list[list[int]], int], list[Answer]]
+
+
+class Measured:
+    """One loop's figures, a list entry a round. steps: microseconds per step with all rows decoding. rates: tokens per second
+    with prefill and ragged end. cpu: microseconds of the process's CPU time per token, which other processes on the machine
+    disturb least."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.steps: list[float | None] = []
+        self.rates: list[float | None] = []
+        self.cpu: list[float | None] = []
+
+    def round(self, prompt_ids: list[list[int]], output_tokens: int) -> None:
+        started = time.process_time()
+        answers = self._loop(prompt_ids, output_tokens)
+        self.cpu.append(1e6 * (time.process_time() - started) / sum(answer.tokens for answer in answers))
+        rows = len(prompt_ids)
+        full = figures.full_batch_rate(answers, rows)
+        self.steps.append(1e6 * rows / full if full else None)
+        self.rates.append(figures.throughput(answers))
+
+
 def measure(folder: Path, rows: list[int], prompt_tokens: int, output_tokens: int, rounds: int, profile: bool) -> None:
-    """Prints a line for each number of rows: microseconds per step, and the engine's rate over the loop's."""
+    """Print a line for each number of rows."""
     loaded = loader.load(folder, LoadOptions(log_name="engine"), lambda fraction: None)
     engine = EngineLoop(loaded, Sampling(temperature=0))
     wrapper = TokenizerWrapper(loaded.tokenizer)
-    random_ids = random.Random(0)
-    vocabulary = loaded.info.vocab_size
+    generator = random.Random(0)
 
     def single(prompt_ids: list[list[int]], output_tokens: int) -> list[Answer]:
         return [bare.single(loaded.model, wrapper, ids, output_tokens) for ids in prompt_ids]
 
-    print("| rows | engine / bare | engine, µs a step | bare, µs a step | bare loop |\n|---:|---:|---:|---:|---|")
-    for count in rows:
+    def prompt_ids(count: int) -> list[list[int]]:
+        """Different ones at each call: the engine remembers prefixes."""
         lengths = [prompts.ragged(prompt_tokens, i) for i in range(count)]
-        ids = [[random_ids.randrange(vocabulary) for _ in range(length)] for length in lengths]
-        loop: Callable[..., list[Answer]] = single if count == 1 else partial(bare.batch, loaded.model)
-        rates: dict[Callable[..., list[Answer]], list[float | None]] = {engine: [], loop: []}
-        for contestant in rates:
-            contestant(ids, 8)
+        return [generator.choices(range(loaded.info.vocab_size), k=length) for length in lengths]
+
+    print("| rows | bare loop | step: engine | bare | ratio | CPU a token: engine | bare | ratio | tok/s: ratio |")
+    print("|---:|---|---:|---:|---:|---:|---:|---:|---:|")
+    for count in rows:
+        loop = single if count == 1 else partial(bare.batch, loaded.model)
+        ours, theirs = Measured(engine), Measured(loop)
+        engine(prompt_ids(count), _WARM_UP_TOKENS)
+        loop(prompt_ids(count), _WARM_UP_TOKENS)
         for _ in range(rounds):
-            for contestant, measured in rates.items():
-                measured.append(figures.full_batch_rate(contestant(ids, output_tokens), count))
-        ours, theirs = (figures.middle(1e6 * count / rate for rate in r if rate) for r in rates.values())
-        better = figures.ratio(rates[engine], rates[loop])
-        if ours is None or theirs is None or better is None:
-            print(f"| {count} | the rows never ran together: more output tokens are needed | | | |")
-            continue
-        name = "stream_generate" if count == 1 else "BatchGenerator"
-        print(f"| {count} | {better:.2f} | {ours:,.0f} | {theirs:,.0f} | {name} |", flush=True)
+            ids = prompt_ids(count)
+            ours.round(ids, output_tokens)
+            theirs.round(ids, output_tokens)
+        cells = [
+            str(count),
+            "`stream_generate`" if count == 1 else "`BatchGenerator`",
+            *(_cell(figures.middle(measured.steps), "µs") for measured in (ours, theirs)),
+            _cell(figures.ratio(ours.steps, theirs.steps)),
+            *(_cell(figures.middle(measured.cpu), "µs") for measured in (ours, theirs)),
+            _cell(figures.ratio(ours.cpu, theirs.cpu)),
+            _cell(figures.ratio(ours.rates, theirs.rates)),
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
         if profile:
             with cProfile.Profile() as profiler:
-                engine(ids, output_tokens)
+                engine(prompt_ids(count), output_tokens)
             pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
+
+
+def _cell(value: float | None, unit: str = "") -> str:
+    """Empty if the rows never decoded all together: more output tokens are needed."""
+    if value is None:
+        return ""
+    return f"{value:,.0f} {unit}" if unit else f"**{value:.2f}**"
 
 
 def main() -> None:

@@ -48,10 +48,11 @@ class Shape:
     vocab_size: int = 151_936
 
 
-# micro is so small that a step costs what Python costs; tiny suits two CPU cores and MLX's stock wheels, whose matrix
-# products are slow there; the others are Qwen3's own.
+# In micro and thin a step costs what the host makes of it, as on a fast GPU: thin has a real model's layers. tiny suits two
+# CPU cores and MLX's stock wheels, whose matrix products are slow there. The others are Qwen3's own.
 SHAPES: Final = {
     "micro": Shape(32, 2, 64, 2, 1, 16, True, 1_024),
+    "thin": Shape(32, 28, 64, 2, 1, 16, True, 1_024),
     "tiny": Shape(128, 4, 384, 2, 1, 64, True, 8_192),
     "0.6B": Shape(1024, 28, 3072, 16, 8, 128, True),
     "4B": Shape(2560, 36, 9728, 32, 8, 128, True),

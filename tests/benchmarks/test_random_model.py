@@ -1,6 +1,7 @@
 """A tiny random model must not end its answers early: rates count on full length."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,9 @@ def test_the_end_and_invisible_tokens_are_out_of_reach(folder):
     import mlx.core as mx
     from tokenizers import Tokenizer
 
-    head = mx.load(str(folder / "model.safetensors"))["model.embed_tokens.weight"]
-    reachable = mx.any(head != 0, axis=1).tolist()
+    weights: Any = mx.load(str(folder / "model.safetensors"))
+    head = weights["model.embed_tokens.weight"]
+    reachable: Any = mx.any(head != 0, axis=1).tolist()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert not reachable[json.loads((folder / "config.json").read_text())["eos_token_id"]]
     assert sum(reachable) > 100
