@@ -25,11 +25,7 @@ from mlx_server_nano.chat.formats.base import (
 # One format for each, since the grammar must write what the template shows; each reads them all.
 _MISTRAL_LIST: Final = JsonCall()
 _MISTRAL_NAMED: Final = TextCall(
-    name=r"[\w.\-]",
-    name_end=("[ARGS]",),
-    name_stops=("{",),
-    id_open="[CALL_ID]",
-    arguments=JsonArguments(),
+    name=r"[\w.\-]", name_end=("[ARGS]",), name_stops=("{",), id_open="[CALL_ID]", arguments=JsonArguments()
 )
 
 _MISTRAL_WITH_ID: Final = replace(_MISTRAL_NAMED, written="{name}[CALL_ID]{id}")

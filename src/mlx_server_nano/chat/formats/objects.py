@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from mlx_server_nano.chat.formats.base import (
-    THINK,
-    Bare,
-    Block,
-    Format,
-    JsonArguments,
-    JsonCall,
-    Reasoning,
-    TextCall,
-)
+from mlx_server_nano.chat.formats.base import THINK, Bare, Block, Format, JsonArguments, JsonCall, Reasoning, TextCall
 
 GRANITE_3: Final = Format(
     name="granite-3",
     signs=(("<|start_of_role|>", "<|tool_call|>"),),
-    reasoning=Reasoning(
-        open=("<think>", "Here is my thought process:"),
-        close=("</think>", "Here is my response:"),
-    ),
+    reasoning=Reasoning(open=("<think>", "Here is my thought process:"), close=("</think>", "Here is my response:")),
     blocks=(
         Block(open=("<|tool_call|>",), calls=(JsonCall(),), brackets=True, listed=True),
         Block(open=("<tool_call>",), close=("</tool_call>",), calls=(JsonCall(),), brackets=True),
@@ -135,15 +123,7 @@ HERMES: Final = Format(
     # The second: SmolLM3, whose template as it circulates leaves its tools out.
     signs=(("<tool_call>", "</tool_call>"), ("Reasoning Mode: ", "<|im_start|>")),
     reasoning=THINK,
-    blocks=(
-        Block(
-            open=("<tool_call>",),
-            close=("</tool_call>",),
-            calls=(JsonCall(),),
-            brackets=True,
-            pad="\n",
-        ),
-    ),
+    blocks=(Block(open=("<tool_call>",), close=("</tool_call>",), calls=(JsonCall(),), brackets=True, pad="\n"),),
     ignored=("<|im_end|>",),
 )
 
