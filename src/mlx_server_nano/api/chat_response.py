@@ -14,6 +14,7 @@ import msgspec
 from mlx_server_nano import __version__
 from mlx_server_nano.api.envelope import openai_error
 from mlx_server_nano.api.logprobs import to_openai
+from mlx_server_nano.api.sse import COMMENT
 from mlx_server_nano.api.usage import to_openai_usage
 from mlx_server_nano.chat.answer import Answers, Piece, Usage
 from mlx_server_nano.chat.deltas import CallArguments, CallStart, ContentDelta, Delta, ReasoningDelta
@@ -140,6 +141,8 @@ class ChatStream(_Reader):
     A chunk is put together from encoded pieces: what is the same in all of them is encoded once, because at thousands of
     tokens a second nothing else in the gateway costs as much as this.
     """
+
+    keep_alive = COMMENT
 
     def __init__(self, model: str, chat: ChatRequest, *, include_usage: bool) -> None:
         super().__init__(chat)

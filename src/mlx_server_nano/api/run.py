@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 class StreamEncoder(Protocol):
     """Events to the bytes of a stream, in whole server-sent events."""
 
+    @property
+    def keep_alive(self) -> bytes:
+        """What keeps a silent stream alive: a comment or an event that says nothing; asked anew each time."""
+
     def begin(self, lease: Lease) -> GenerationRequest:
         """The request as the leased model takes it. Raises InvalidRequestError for what the model can't do."""
 
@@ -94,7 +98,7 @@ class GenerationEndpoint:
                         await self._generate(job, _collector(job.encoder))
                 await Response(job.encoder.body(), media_type="application/json")(scope, receive, send)
                 return
-            stream = EventStream(send, self._settings.keepalive_interval)
+            stream = EventStream(send, self._settings.keepalive_interval, lambda: job.encoder.keep_alive)
             try:
                 with interrupt:
                     async with ending_with_client(receive, interrupt), stream:
