@@ -70,10 +70,12 @@ class StreamJob:
 
 @dataclass(frozen=True, slots=True)
 class AnswerJob:
-    """A decoded request to be answered in one piece."""
+    """A decoded request to be answered in one piece. prompt_only: once the prompt is tokenized all is known, and nothing more
+    is generated."""
 
     model: str
     encoder: AnswerEncoder
+    prompt_only: bool = False
 
 
 class GenerationEndpoint:
@@ -118,7 +120,9 @@ class GenerationEndpoint:
             generation = lease.generate(job.encoder.begin(lease))
             try:
                 while not generation.finished:
-                    await take(await generation.next())
+                    await take(await generation.next())  # `Started` comes first
+                    if isinstance(job, AnswerJob) and job.prompt_only:
+                        break
             finally:
                 generation.cancel()
 
