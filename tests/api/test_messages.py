@@ -16,7 +16,7 @@ from mlx_server_nano.errors import (
     UnavailableError,
     WorkerDiedError,
 )
-from mlx_server_nano.protocol import Delta, Started
+from mlx_server_nano.protocol import Delta, Event, Started
 from mlx_server_nano.types import FinishReason
 from tests.api.conftest import HERMES, Running, read_until
 from tests.api.fakes import Beat, Forever, Script, started, text
@@ -224,7 +224,7 @@ def test_omitted_thinking_comes_back(server, client, stream):
     ],
 )
 def test_stop_reasons(server, client, finish, stop, tokens, reason):
-    end = [Delta(0, 0, "Hi", tokens, finish=finish, stop=stop)]
+    end: list[Event] = [Delta(0, 0, "Hi", tokens, finish=finish, stop=stop)]
     server.manager.scripts["m"] = Script(lambda request: [started(), end])
     answer = client.messages.create(**ASK, stop_sequences=["END", "FIN"])
     assert (answer.stop_reason, answer.stop_sequence) == (reason, stop)
