@@ -14,6 +14,7 @@ import msgspec
 from mlx_server_nano import __version__
 from mlx_server_nano.api.envelope import openai_error
 from mlx_server_nano.api.logprobs import to_openai
+from mlx_server_nano.api.sse import COMMENT
 from mlx_server_nano.api.usage import to_openai_usage
 from mlx_server_nano.chat.answer import Answers, Piece, Usage
 from mlx_server_nano.chat.deltas import CallArguments, CallStart, ContentDelta, Delta, ReasoningDelta
@@ -164,6 +165,9 @@ class ChatStream(_Reader):
     def fail(self, error: ServerError) -> bytes:
         """OpenAI's clients raise on an `error` key; no [DONE] follows."""
         return b"data: %b\n\n" % openai_error(error)
+
+    def keep_alive(self) -> bytes:
+        return COMMENT
 
     def _write(self, piece: Piece, chunks: list[bytes]) -> None:
         choice = piece.choice

@@ -44,6 +44,9 @@ class StreamEncoder(Protocol):
     def fail(self, error: ServerError) -> bytes:
         """The end of a stream that has begun and cannot go on."""
 
+    def keep_alive(self) -> bytes:
+        """What shows in a silence that the stream lives; it may come before anything else."""
+
 
 class AnswerEncoder(Protocol):
     """Events to one JSON body."""
@@ -94,7 +97,7 @@ class GenerationEndpoint:
                         await self._generate(job, _collector(job.encoder))
                 await Response(job.encoder.body(), media_type="application/json")(scope, receive, send)
                 return
-            stream = EventStream(send, self._settings.keepalive_interval)
+            stream = EventStream(send, self._settings.keepalive_interval, job.encoder.keep_alive)
             try:
                 with interrupt:
                     async with ending_with_client(receive, interrupt), stream:
