@@ -51,7 +51,8 @@ def events_of(server: Running, **options: Any) -> list[dict]:
 
 
 def prompt_of(server: Running) -> list[dict]:
-    return [dict(message) for message in server.manager.requests[-1].prompt.messages]
+    prompt: Any = server.manager.requests[-1].prompt
+    return [dict(message) for message in prompt.messages]
 
 
 def test_whole_response(server, validate):
