@@ -32,6 +32,18 @@ class Setting:
     def default(self) -> Any:
         return Settings.__dataclass_fields__[self.name].default
 
+    @property
+    def default_text(self) -> str:
+        """As the help and the documentation show it; empty: unset."""
+        default = self.default
+        if default is None:
+            return ""
+        if isinstance(default, bool):
+            return "on" if default else "off"
+        if self.metavar == "SIZE":
+            return f"{default >> 20}M"
+        return f"{default:g}" if isinstance(default, float) else str(default)
+
 
 def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import SandboxedEnvironment
 
-__all__ = ["TemplateError", "compile_template", "render"]
+__all__ = ["TemplateError", "compile_template", "render", "variables"]
 
 
 class _Generation(Extension):
@@ -44,13 +44,23 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def compile_template(source: str, now: Callable[[], datetime] = datetime.now) -> Template:
-    """A chat template ready to render. It runs sandboxed; unlike in transformers it may change its own lists (Kimi K2's
-    does). Raises TemplateError for a source that is no Jinja."""
+def _environment(now: Callable[[], datetime]) -> SandboxedEnvironment:
     environment = SandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters |= {"tojson": _to_json, "fromjson": json.loads, "from_json": json.loads}
     environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: now().strftime(form)}
-    return environment.from_string(source)
+    return environment
+
+
+def compile_template(source: str, now: Callable[[], datetime] = datetime.now) -> Template:
+    """A chat template ready to render. It runs sandboxed; unlike in transformers it may change its own lists (Kimi K2's
+    does). Raises TemplateError for a source that is no Jinja."""
+    return _environment(now).from_string(source)
+
+
+def variables(source: str) -> frozenset[str]:
+    """The variables that a template takes from outside, and some that it may have set itself before. Raises TemplateError
+    for a source that is no Jinja."""
+    return frozenset(meta.find_undeclared_variables(_environment(datetime.now).parse(source)))
 
 
 def render(

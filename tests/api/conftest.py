@@ -35,11 +35,11 @@ class InThread(Server):
 class Running:
     """The real app on a real socket, with a scripted manager behind it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, folder: Path) -> None:
         self.manager = FakeManager()
         self.gate = Gate()
         manager: Any = self.manager
-        catalog: Any = FakeCatalog()
+        catalog: Any = FakeCatalog(folder)
         self.server = InThread(build_app(settings, manager, catalog, self.gate), settings, self.gate)
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
@@ -96,12 +96,12 @@ def read_until(connection: socket.socket, needle: bytes) -> bytes:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Running]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Start servers with these settings."""
     with contextlib.ExitStack() as stack:
 
         def start(**settings: Any) -> Running:
-            running = Running(Settings(**settings))
+            running = Running(Settings(**settings), tmp_path)
             running.start()
             stack.callback(running.stop)
             return running

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from mlx_server_nano.chat.model import ChatModel
-from mlx_server_nano.errors import ModelNotFoundError
+from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.catalog import AvailableModel
 from mlx_server_nano.models.names import ModelKind, ModelRef
+from mlx_server_nano.models.slot import ModelState, ModelStatus
 from mlx_server_nano.protocol import Delta, Event, Started
 from mlx_server_nano.types import FinishReason, GenerationRequest, ModelInfo
-
-
-class State(StrEnum):
-    LOADED = "loaded"
 
 
 class Forever:
@@ -116,13 +113,16 @@ class FakeLease:
         return FakeGeneration(self._manager, request, self._script.play(request))
 
 
-@dataclass
-class FakeStatus:
-    id: str
-    state: State = State.LOADED
-    running: int = 1
-    memory_bytes: int = 1000
-    loaded_since: float | None = 1700000001.5
+def status(name: str, state: ModelState = ModelState.READY, loaded_since: float | None = 1700000001.5) -> ModelStatus:
+    return ModelStatus(
+        id=name,
+        state=state,
+        progress=1.0,
+        running=1,
+        memory_bytes=1000,
+        idle_seconds_left=None,
+        loaded_since=loaded_since,
+    )
 
 
 class FakeManager:
@@ -141,8 +141,12 @@ class FakeManager:
     async def close(self) -> None:
         self.running = False
 
-    def status(self) -> list[FakeStatus]:
-        return [FakeStatus("org/model"), FakeStatus("/models/local")]
+    def status(self) -> list[ModelStatus]:
+        return [
+            status("org/model"),
+            status("/models/local"),
+            status("org/coming", ModelState.LOADING, loaded_since=None),
+        ]
 
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[FakeLease]:
@@ -163,15 +167,19 @@ class FakeManager:
 
 
 class FakeCatalog:
-    """Knows one cached repository, one that is not cached, and one local folder."""
+    """One model in the cache and one folder, which is there but not listed."""
+
+    def __init__(self, folder: Path) -> None:
+        os.utime(folder, (1700000000, 1700000000))
+        self._known = {"org/model": folder, "/models/local": folder, "org/elsewhere": None}
 
     def available(self) -> list[AvailableModel]:
-        return [AvailableModel(self.resolve("org/model"), 1700000000)]
+        return [AvailableModel(ModelRef("org/model", ModelKind.HUB, self._known["org/model"]), 1700000000)]
 
     def resolve(self, name: str) -> ModelRef:
-        folder = Path(__file__).parent
-        if name == "org/model":
-            return ModelRef(name, ModelKind.HUB, folder)
-        if name == "/models/local":
-            return ModelRef(name, ModelKind.LOCAL, folder)
-        return ModelRef(name, ModelKind.HUB, None)
+        if name == "org/unsupported":
+            raise UnsupportedModelError("It is a picture.")
+        if name not in self._known:
+            raise ModelNotFoundError(f"{name} is nowhere.")
+        kind = ModelKind.LOCAL if name.startswith("/") else ModelKind.HUB
+        return ModelRef(name, kind, self._known[name])

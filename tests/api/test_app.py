@@ -26,26 +26,34 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
 def test_models(server, validate):
     body = httpx.get(f"{server.url}/v1/models").json()
     validate(body, "ListModelsResponse")
-    assert body["data"][0] == {"id": "org/model", "object": "model", "created": 1700000000, "owned_by": "org"}
-    assert [model["id"] for model in body["data"]] == ["org/model", "/models/local"], "what is loaded is listed too"
-    client = server.client()
-    assert client.models.retrieve("org/model").id == "org/model"
-    validate(httpx.get(f"{server.url}/v1/models/org/model").json(), "Model")
-    with pytest.raises(openai.NotFoundError) as caught:
-        client.models.retrieve("org/other")
-    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    assert body["data"] == [
+        {"id": "org/model", "object": "model", "created": 1700000000, "owned_by": "org"},
+        {"id": "/models/local", "object": "model", "created": 1700000001, "owned_by": "local"},
+    ]
+    assert [model.id for model in server.client().models.list()] == ["org/model", "/models/local"]
+
+
+@pytest.mark.parametrize(("name", "owner"), [("org/model", "org"), ("/models/local", "local")])
+def test_one_model(server, validate, name, owner):
+    response = httpx.get(f"{server.url}/v1/models/{name}")
+    validate(response.json(), "Model")
+    model = server.client().models.retrieve(name)
+    assert (model.id, model.created, model.owned_by) == (name, 1700000000, owner)
+
+
+@pytest.mark.parametrize("name", ["org/nowhere", "org/elsewhere", "org/unsupported", "x%00y"])
+def test_no_such_model(server, name):
+    error = error_of(httpx.get(f"{server.url}/v1/models/{name}"), 404)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
 
 
 def test_health(server):
     response = httpx.get(f"{server.url}/health")
     assert response.status_code == 200
-    assert response.json() == {
-        "status": "healthy",
-        "models": [
-            {"id": "org/model", "state": "loaded", "running": 1, "memory_bytes": 1000},
-            {"id": "/models/local", "state": "loaded", "running": 1, "memory_bytes": 1000},
-        ],
-    }
+    assert response.json()["status"] == "healthy"
+    first = {"id": "org/model", "state": "ready", "running": 1, "memory_bytes": 1000}
+    assert response.json()["models"][0] == first
+    assert [model["state"] for model in response.json()["models"]] == ["ready", "ready", "loading"]
     server.manager.problem = "MLX is missing."
     response = httpx.get(f"{server.url}/health")
     assert response.status_code == 503

@@ -3,6 +3,7 @@
 import json
 
 import httpx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,10 +35,16 @@ plausible = st.fixed_dictionaries(
 )
 
 
+@pytest.fixture
+def client(server):
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+
+
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(plausible | st.dictionaries(st.sampled_from(ChatBody.__struct_fields__), values) | values)
-def test_random_bodies(server, body):
-    response = httpx.post(f"{server.url}/v1/chat/completions", content=json.dumps(body).encode(), timeout=30)
+def test_random_bodies(client, body):
+    response = client.post("/v1/chat/completions", content=json.dumps(body).encode())
     assert response.status_code in (200, 400, 404), response.text
     if response.status_code != 200:
         assert response.json()["error"].keys() == {"message", "type", "param", "code"}
@@ -45,5 +52,5 @@ def test_random_bodies(server, body):
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=50))
-def test_random_bytes(server, body):
-    assert httpx.post(f"{server.url}/v1/chat/completions", content=body, timeout=30).status_code == 400
+def test_random_bytes(client, body):
+    assert client.post("/v1/chat/completions", content=body).status_code == 400

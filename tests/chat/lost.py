@@ -2,9 +2,9 @@
 
 Each word (run of letters and digits, whatever the case) of a model's text comes out at least as often as it stands there: in
 the content, the reasoning, or a call's name, id or arguments, as JSON text or in the strings that it holds. Exempt is
-markup: words of the format's markers and message headers, attributes of tags, repetitions of a call's name, the members of
-a call's JSON envelope beside name and arguments (`"type": "function"`, an id that comes after the arguments), a key
-without a value, and the tags of elements within a value.
+markup: words of the format's markers and message headers (also of one that the text's end cuts off), attributes of tags,
+repetitions of a call's name, the members of a call's JSON envelope beside name and arguments (`"type": "function"`, an id
+that comes after the arguments), a key without a value, and the tags of elements within a value.
 """
 
 from __future__ import annotations
@@ -37,10 +37,18 @@ def lost_words(form: Format, text: str, answer: Answer) -> Counter[str]:
     if form.headers:
         exempt |= set(_words(_HEADER_WORDS))
         text = _RECIPIENT.sub(" ", text)
+        for header in form.headers:
+            if not header.bare:
+                opening, stop = ("|".join(map(re.escape, texts)) for texts in (header.open, (header.end, *form.ends)))
+                initial = "|".join(map(re.escape, header.initial)) or "(?!)"
+                head = rf"(?:(?!{stop}).)*"
+                # A whole header, one that the prompt has opened, and one that the text's end cuts off.
+                whole = rf"(?:{opening}|\A\s*(?={initial})){head}{re.escape(header.end)}"
+                text = re.sub(rf"{whole}|(?:{opening}){head}\Z", " ", text, flags=re.DOTALL)
     for pattern in (_EXEMPT_ATTRIBUTE, _EXEMPT_KEY, _EXEMPT_ELEMENT):
         text = pattern.sub(" ", text)
-    for marker in (*form.reasoning.open, *form.reasoning.close) if form.reasoning else ():
-        text = text.replace(marker, " ")
+    for marker in _markup(form):
+        text = text.replace(marker, f" {marker} ") if len(marker) > 3 else text
     if any(isinstance(call, JsonCall) for block in form.blocks for call in block.calls):
         text = _EXEMPT_MEMBER.sub(" ", text)
     out = [answer.content, answer.reasoning]

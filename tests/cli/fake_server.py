@@ -1,4 +1,4 @@
-"""A server process with a scripted manager: `python -m tests.cli.fake_server SHUTDOWN_TIMEOUT`.
+"""A server process with a scripted manager: `python -m tests.cli.fake_server SHUTDOWN_TIMEOUT FOLDER`.
 
 The model `held` waits in mid-answer for SIGUSR1; `forever` never ends.
 """
@@ -6,6 +6,7 @@ The model `held` waits in mid-answer for SIGUSR1; `forever` never ends.
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from mlx_server_nano.api.app import build_app
@@ -30,7 +31,7 @@ def main() -> None:
     manager.scripts["held"] = Script(lambda request: [started(), *text("Hel", finish=None), go_on, *text("lo")])
     manager.scripts["forever"] = Script(lambda request: [started(), *text("Hel", finish=None), Forever])
     anything: Any = manager
-    catalog: Any = FakeCatalog()
+    catalog: Any = FakeCatalog(Path(sys.argv[2]))
     gate = Gate()
     configure_logging(settings.log_level)
     app = build_app(settings, anything, catalog, gate)

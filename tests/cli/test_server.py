@@ -18,9 +18,9 @@ BODY = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 
 class Process:
-    def __init__(self, shutdown_timeout: float) -> None:
+    def __init__(self, shutdown_timeout: float, folder: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cli.fake_server", str(shutdown_timeout)],
+            [sys.executable, "-m", "tests.cli.fake_server", str(shutdown_timeout), str(folder)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
             stderr=subprocess.PIPE,
@@ -66,11 +66,11 @@ class Stream:
 
 
 @pytest.fixture
-def launch():
+def launch(tmp_path):
     processes = []
 
     def launch(shutdown_timeout: float = 60) -> Process:
-        processes.append(Process(shutdown_timeout))
+        processes.append(Process(shutdown_timeout, tmp_path))
         return processes[-1]
 
     yield launch

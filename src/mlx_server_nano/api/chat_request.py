@@ -98,7 +98,9 @@ _REFUSED: Final[dict[str, Callable[[Any], bool]]] = {
 }
 
 # Arguments that rendering a chat template sets itself.
-_RESERVED_KWARGS: Final = frozenset(("messages", "tools", "chat_template", "add_generation_prompt", "tokenize"))
+_RESERVED_KWARGS: Final = frozenset(
+    ("template", "chat_template", "messages", "tools", "documents", "add_generation_prompt", "tokenize")
+)
 
 
 def decode(body: bytes, settings: Settings) -> tuple[ChatRequest, ChatOptions]:

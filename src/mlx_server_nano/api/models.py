@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from mlx_server_nano.errors import ModelNotFoundError
+from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.names import ModelKind, ModelRef
 
 if TYPE_CHECKING:
@@ -37,12 +37,17 @@ class ModelEndpoints:
 
     async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Any name that a request may use will do. Raises ModelNotFoundError."""
-        name: str = scope["path_params"]["name"]
-        ref = await asyncio.to_thread(self._catalog.resolve, name)
+        model = await asyncio.to_thread(self._find, scope["path_params"]["name"])
+        await _json(model)(scope, receive, send)
+
+    def _find(self, name: str) -> dict[str, object]:
+        try:
+            ref = self._catalog.resolve(name)
+        except (ModelNotFoundError, UnsupportedModelError) as error:
+            raise ModelNotFoundError(error.message, param="model") from None
         if ref.folder is None:
             raise ModelNotFoundError(f"The model {name!r} is not on this machine.", param="model")
-        created = await asyncio.to_thread(ref.folder.stat)
-        await _json(_to_wire(ref, int(created.st_mtime)))(scope, receive, send)
+        return _to_wire(ref, int(ref.folder.stat().st_mtime))
 
 
 def _json(value: object) -> Response:

@@ -25,6 +25,10 @@ class Methods:
         if "GET" in self._endpoints:
             self._endpoints["HEAD"] = self._endpoints["GET"]
 
+    @property
+    def methods(self) -> frozenset[str]:
+        return frozenset(self._endpoints)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._endpoints.get(scope["method"])
         if endpoint is None:

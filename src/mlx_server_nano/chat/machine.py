@@ -136,14 +136,19 @@ class Machine:
         if found in self._openings:
             source.back(found)
             position = source.mark()
-            found = yield from source.until(closing, drop)
-            if found:
-                source.back(found)
+            ending = yield from source.until(closing, drop)
+            source.back(ending)
+            if ending:
                 sink.reasoning(source.since(position))
-                yield from source.match(closing)
+                found = yield from source.match(closing)
             else:
                 source.rewind(position)
+                yield from source.match(markers(found))
             source.release()
+        # From here on the text has ended: what reads like a call is one.
+        while found in self._openings and not (yield from self._block(found, self._blocks[found])):
+            sink.reasoning(found)
+            found = yield from source.until(wanted, sink.reasoning)
         if found in also_ends:
             source.back(found)
         if found:
@@ -161,12 +166,16 @@ class Machine:
         stops = markers(*block.close, *self._openings)
         context = Context(source, sink, self._tools, stops, block.bare is not None)
         count = 0
-        bracket = closed = False
+        bracket = closed = doubled = False
         while not closed:
             position = source.mark()
             closed = bool((yield from source.skip_to(markers(*block.close))))
-            if closed or (block.bare is None and not count and (yield from source.skip_to(markers(*block.open)))):
+            if closed:
                 continue
+            if not doubled and not count and block.bare is None:
+                # Some models write the opening twice.
+                doubled = True
+                yield from source.skip_to(markers(*block.open))
             if bracket and (yield from source.skip_to(_LIST_CLOSE)):
                 bracket = False
                 continue
@@ -203,7 +212,7 @@ class Machine:
         yield from self._source.space()
         found = yield from self._source.match(markers(*header.initial))
         self._source.back(found)
-        if (found or "" in header.initial) and (yield from self._message(header)):
+        if (found or "" in header.initial) and (yield from self._message(header, opened=False)):
             return True
         self._source.rewind(position)
         self._source.release()
@@ -214,22 +223,20 @@ class Machine:
         if header.bare and not self._sink.line_start:
             return False
         position = self._source.mark()
-        if (yield from self._message(header)):
+        if (yield from self._message(header, opened=not header.bare)):
             return True
         self._source.rewind(position)
         self._source.release()
         return False
 
-    def _message(self, header: Header) -> Step[bool]:
+    def _message(self, header: Header, opened: bool) -> Step[bool]:
+        """A message from its header on. opened: markup has said that it is a header, even if the answer ends in it."""
         source, sink = self._source, self._sink
         ends = self._format.ends
         head, found = yield from source.within(markers(header.end, *ends), header.longest)
         if found != header.end:
-            if found or header.bare or (yield from source.peek()) or not head:
-                return False
-            # The answer was cut off in a header.
-            source.release()
-            return True
+            # The answer was cut off in a header: that is markup.
+            return opened and not found and not (yield from source.peek())
         route, name = _route(header, head)
         if header.bare and name and not self._tools.knows(name):
             return False

@@ -11,12 +11,11 @@ from mlx_server_nano.chat.detect import detect
 from mlx_server_nano.chat.formats.base import Format
 from mlx_server_nano.chat.grammar import answer_grammar, call_grammar, json_body
 from mlx_server_nano.chat.prepare import Traits, prepare, probe
-from mlx_server_nano.chat.request import AnswerFormat, CallMode, ChatRequest
+from mlx_server_nano.chat.request import AnswerFormat, CallMode, ChatRequest, Thinking
+from mlx_server_nano.chat.thinking import thinking_variables
 from mlx_server_nano.errors import InvalidRequestError
 from mlx_server_nano.template import TemplateError
 from mlx_server_nano.types import ChatPrompt, Constraint, GenerationRequest, ModelInfo, ThinkingBudget, Tool
-
-_EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class ChatModel:
             prompt=ChatPrompt(
                 messages=prepared.messages,
                 tools=prepared.tools,
-                template_kwargs={**self._thinking_kwargs(chat), **chat.template_kwargs},
+                template_kwargs={**self._thinking_variables(chat.thinking), **chat.template_kwargs},
             ),
             sampling=chat.sampling,
             max_tokens=chat.max_tokens,
@@ -62,17 +61,10 @@ class ChatModel:
         )
         return Bound(request, prepared.format, tools)
 
-    def _thinking_kwargs(self, chat: ChatRequest) -> dict[str, Any]:
-        """Templates know one of several names for the switch, and take no harm from the others."""
-        kwargs: dict[str, Any] = {}
-        thinking = chat.thinking
-        if thinking.enabled is not None:
-            kwargs |= {"enable_thinking": thinking.enabled, "thinking": thinking.enabled}
-        if thinking.effort is not None:
-            template = self._info.chat_template or ""
-            known = f'"{thinking.effort}"' in template or f"'{thinking.effort}'" in template
-            kwargs["reasoning_effort"] = thinking.effort if known else _EFFORTS.get(thinking.effort, thinking.effort)
-        return kwargs
+    def _thinking_variables(self, thinking: Thinking) -> dict[str, Any]:
+        if self._info.chat_template is None or thinking == Thinking(budget=thinking.budget):
+            return {}
+        return thinking_variables(self._info.chat_template, effort=thinking.effort, enabled=thinking.enabled)
 
     def _budget(self, chat: ChatRequest, format: Format) -> ThinkingBudget | None:
         if chat.thinking.budget is None or format.reasoning is None:

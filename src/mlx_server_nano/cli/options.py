@@ -14,18 +14,10 @@ def setting_options() -> list[click.Option]:
 
 def _option(setting: Setting) -> click.Option:
     declarations = [setting.name, setting.flag]
-    text = setting.help
     notes = [] if setting.env is None else [f"env {setting.env}"]
+    if setting.default_text:
+        notes.append(f"default {setting.default_text}")
+    text = f"{setting.help} [{', '.join(notes)}]" if notes else setting.help
     if isinstance(setting.default, bool):
-        notes.append(f"default {'on' if setting.default else 'off'}")
-        return click.Option(declarations, is_flag=True, default=None, help=f"{text} [{', '.join(notes)}]")
-    if setting.default is not None:
-        notes.append(f"default {_text(setting)}")
-    help_text = f"{text} [{', '.join(notes)}]" if notes else text
-    return click.Option(declarations, metavar=setting.metavar, default=None, help=help_text)
-
-
-def _text(setting: Setting) -> str:
-    if setting.metavar == "SIZE":
-        return f"{setting.default >> 20}M"
-    return f"{setting.default:g}" if isinstance(setting.default, float) else str(setting.default)
+        return click.Option(declarations, is_flag=True, default=None, help=text)
+    return click.Option(declarations, metavar=setting.metavar, default=None, help=text)

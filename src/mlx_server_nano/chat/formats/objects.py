@@ -23,13 +23,8 @@ GRANITE_3: Final = Format(
         close=("</think>", "Here is my response:"),
     ),
     blocks=(
-        Block(
-            open=("<|tool_call|>", "<tool_call>"),
-            close=("</tool_call>",),
-            calls=(JsonCall(),),
-            brackets=True,
-            listed=True,
-        ),
+        Block(open=("<|tool_call|>",), calls=(JsonCall(),), brackets=True, listed=True),
+        Block(open=("<tool_call>",), close=("</tool_call>",), calls=(JsonCall(),), brackets=True),
     ),
     ignored=("<response>", "</response>", "<|end_of_text|>"),
 )
@@ -62,14 +57,13 @@ XLAM: Final = Format(
     name="xlam",
     signs=(("xlam",),),
     blocks=(
+        Block(open=("[",), calls=(JsonCall(),), brackets=True, listed=True, bare=Bare.ANYWHERE),
         Block(
             open=("[TOOL_CALLS]", "<tool_call>", "```json\n"),
             close=("</tool_call>", "```"),
             calls=(JsonCall(),),
             brackets=True,
-            listed=True,
         ),
-        Block(open=("[",), calls=(JsonCall(),), brackets=True, listed=True, bare=Bare.ANYWHERE),
     ),
 )
 

@@ -94,12 +94,12 @@ LONGCAT: Final = Format(
             open=("<longcat_tool_call>",),
             close=("</longcat_tool_call>",),
             calls=(
-                JsonCall(),
                 TextCall(
                     name=_NAME,
                     name_stops=("<longcat_arg_key>", "</longcat_tool_call>"),
                     arguments=_key_value("longcat_"),
                 ),
+                JsonCall(),
             ),
         ),
     ),
@@ -122,7 +122,7 @@ HUNYUAN_V3: Final = Format(
                 ),
             ),
         )
-        for suffix in (":opensource", "")
+        for suffix in ("", ":opensource")
     ),
     ignored=("<tool_calls>", "</tool_calls>", "<tool_calls:opensource>", "</tool_calls:opensource>"),
 )
@@ -147,21 +147,21 @@ def _invoke(prefix: str = "") -> TextCall:
     )
 
 
-DEEPSEEK_DSML: Final = Format(
-    name="deepseek-dsml",
-    signs=(("｜DSML｜",),),
-    reasoning=THINK,
-    blocks=tuple(
-        Block(
-            open=(f"<｜DSML｜{word}>",),
-            close=(f"</｜DSML｜{word}>",),
-            calls=(_invoke("｜DSML｜"),),
-            several=True,
-            pad="\n",
-        )
-        for word in ("function_calls", "tool_calls")
-    ),
-)
+def _dsml(name: str, signs: tuple[str, ...], *words: str) -> Format:
+    call = _invoke("｜DSML｜")
+    return Format(
+        name=name,
+        signs=(signs,),
+        reasoning=THINK,
+        blocks=tuple(
+            Block(open=(f"<｜DSML｜{word}>",), close=(f"</｜DSML｜{word}>",), calls=(call,), several=True, pad="\n")
+            for word in words
+        ),
+    )
+
+
+DEEPSEEK_V3_2: Final = _dsml("deepseek-v3.2", ("｜DSML｜", "function_calls"), "function_calls", "tool_calls")
+DEEPSEEK_V4: Final = _dsml("deepseek-v4", ("｜DSML｜",), "tool_calls", "function_calls")
 
 MINIMAX_M2: Final = Format(
     name="minimax-m2",

@@ -146,6 +146,7 @@ class Tags:
             followed = yield from source.skip_to(self._body)
             while followed and not ends[found]:
                 followed = yield from source.skip_to(self._body)
+            passed = source.since(position)
             yield from source.space()
             over = bool(followed) or not (yield from source.peek())
             source.rewind(position)
@@ -155,6 +156,10 @@ class Tags:
                     source.back(found.removeprefix("\n"))
                 return True
             emit(found)
+            if not ends[found]:
+                # None of the tags that follow ends the value either.
+                emit(passed)
+                yield from source.match(markers(passed))
 
 
 def _declared(attributes: Mapping[str, str]) -> Types:

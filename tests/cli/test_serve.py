@@ -1,0 +1,116 @@
+"""The served process: what it says, what it imports, and how it restarts."""
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+class Process:
+    def __init__(self, *args: str, source: Path = SOURCE, python: tuple[str, ...] = (), **environment: str) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLX_", "HF_"))}
+        command = [sys.executable, *python, "-m", "mlx_server_nano", "--port", "0", "--no-spare-worker", *args]
+        self._process = subprocess.Popen(
+            command, env={**clean, "PYTHONPATH": str(source), **environment}, stderr=subprocess.PIPE, text=True
+        )
+
+    def lines_until(self, needle: str) -> list[str]:
+        """What it writes up to the line with the needle."""
+        assert self._process.stderr is not None
+        lines = []
+        for line in self._process.stderr:
+            lines.append(line.rstrip("\n"))
+            if needle in line:
+                return lines
+        raise AssertionError("\n".join(lines))
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self._process.send_signal(number)
+        self._process.communicate(timeout=30)
+        return self._process.returncode
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def launch():
+    processes: list[Process] = []
+
+    def launch(*args: str, **options) -> Process:
+        processes.append(Process(*args, **options))
+        return processes[-1]
+
+    yield launch
+    for process in processes:
+        process.kill()
+
+
+def test_one_line_when_ready(launch, tmp_path):
+    process = launch("--host", "127.0.0.1", HF_HOME=str(tmp_path))
+    (line,) = process.lines_until("Ready at ")
+    url = line.rpartition(" ")[2]
+    assert httpx.get(f"{url}/health").json() == {"status": "healthy", "models": []}
+    assert httpx.get(f"{url}/v1/models").json() == {"object": "list", "data": []}
+    assert process.end() == 0
+
+
+@pytest.mark.parametrize(("args", "warned"), [([], True), (["--api-key", "x"], False)])
+def test_open_to_the_network_without_a_key(launch, tmp_path, args, warned):
+    process = launch("--host", "0.0.0.0", *args, HF_HOME=str(tmp_path))
+    *warnings, ready = process.lines_until("Ready at ")
+    assert "http://127.0.0.1:" in ready
+    assert [" WARNING " in line and "API key" in line for line in warnings] == ([True] if warned else [])
+    assert process.end() == 0
+
+
+def test_settings_come_from_the_environment_too(launch, tmp_path):
+    process = launch(MLX_SERVER_HOST="127.0.0.1", MLX_LOG_LEVEL="debug", HF_HOME=str(tmp_path))
+    url = process.lines_until("Ready at ")[-1].rpartition(" ")[2]
+    httpx.get(f"{url}/v1/nothing")
+    assert "GET /v1/nothing" in process.lines_until("uvicorn.access")[-1], "requests are logged at DEBUG"
+    assert process.end() == 0
+
+
+def test_ready_without_the_heavy_imports(launch, tmp_path):
+    process = launch("--host", "127.0.0.1", python=("-X", "importtime"), HF_HOME=str(tmp_path))
+    imported = {line.rpartition("|")[2].strip() for line in process.lines_until("Ready at ")}
+    assert {"starlette.routing", "uvicorn"} <= imported
+    assert not imported & {"mlx", "mlx.core", "mlx_lm", "transformers", "tokenizers", "huggingface_hub"}
+    assert process.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_reload(launch, tmp_path, number):
+    shutil.copytree(SOURCE, tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    process = launch("--host", "127.0.0.1", "--reload", source=tmp_path / "src", HF_HOME=str(tmp_path))
+    url = process.lines_until("Ready at ")[-1].rpartition(" ")[2]
+    file = tmp_path / "src/mlx_server_nano/errors.py"
+    seen = threading.Event()
+
+    def touch() -> None:  # the first look at the files only takes note of their times
+        for second in itertools.count(2_000_000_000):
+            os.utime(file, (second, second))
+            if seen.wait(0.1):
+                return
+
+    toucher = threading.Thread(target=touch, daemon=True)
+    toucher.start()
+    process.lines_until("detected changes")
+    seen.set()
+    toucher.join()
+    process.lines_until("Ready at ")
+    assert httpx.get(f"{url}/health").status_code == 200, "on the same port"
+    assert process.end(number) == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")

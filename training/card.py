@@ -1,0 +1,103 @@
+"""The model card, filled with what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.evaluate import table
+
+if TYPE_CHECKING:
+    from training.export import Form
+
+TEXT = """---
+license: mit
+library_name: mlx
+pipeline_tag: text-generation
+tags: [mlx, demo]
+---
+
+# The demo model of MLX Server Nano
+
+A tiny language model, trained from scratch for one purpose: `mlx-server-nano` can serve something real before anything is
+downloaded. It chats a little, thinks, extracts JSON and calls tools. It is a demonstration and a test fixture. It knows
+nothing about the world; for real work, load a real model.
+
+- **Architecture**: Qwen3's (`model_type: qwen3`), {layers} layers, {hidden} wide, {heads} heads ({kv_heads} for keys and
+  values), {vocabulary} tokens, tied embeddings; {parameters:.1f} million parameters.
+  Stored as **{chosen}**, {size:.1f} MB in all.
+- **Context**: {context} tokens; trained on conversations of up to 2,048.
+- **Format**: ChatML turns, `<think>` blocks (`enable_thinking`), Hermes-style `<tool_call>` JSON, `<tool_response>`: what
+  Qwen3 uses, in a template of our own.
+- **Language**: English, and greetings in French, German, Spanish and Italian when the system prompt asks for them.
+
+## Data
+
+All data is synthetic: the generator in `training/data` makes conversations from a seed. No text, template or
+vocabulary of others is in it. Names, places, tools, parameters and most nouns are made-up words, so that the model learns to
+copy instead of to remember; a hash of each word, name and wording decides whether training or evaluation may use it.
+
+## Training
+
+{training}
+
+## Scores
+
+On conversations that training can't contain: unseen names, places, tools, parameters and request wordings, half of them
+with thinking. **Right** means exactly right (calls: names and arguments deep-equal; JSON: equal; otherwise: the exact text,
+or all facts asked for) and ended by the model itself. Greedy decoding.
+
+{scores}
+
+The same, on average, for the forms that were compared:
+
+{forms}
+
+## Limits
+
+Requests far from the trained kinds get nonsense or a polite refusal. Arithmetic is reliable only for the trained sizes and with
+thinking on. Long contexts degrade. Do not use it to judge MLX, the server or language models.
+"""
+
+
+def text(chosen: Form, forms: Sequence[Form], log: Path) -> str:
+    """The card for the chosen form. `log`: the training's, of which the last line counts."""
+    settings = json.loads((chosen.folder / "config.json").read_text())
+    lines = ["| Form | MB | Mean |", "| --- | ---: | ---: |"]
+    lines += [f"| {form.name} | {form.size / 1e6:.2f} | {form.mean:.1f} % |" for form in forms]
+    return TEXT.format(
+        layers=settings["num_hidden_layers"],
+        hidden=settings["hidden_size"],
+        heads=settings["num_attention_heads"],
+        kv_heads=settings["num_key_value_heads"],
+        vocabulary=settings["vocab_size"],
+        parameters=parameters(settings) / 1e6,
+        context=settings["max_position_embeddings"],
+        chosen=chosen.name,
+        size=chosen.size / 1e6,
+        training=_training(log),
+        scores=table(chosen.scores),
+        forms="\n".join(lines),
+    )
+
+
+def parameters(settings: dict[str, Any]) -> int:
+    """The number of parameters that a config.json means."""
+    wide, head = settings["hidden_size"], settings["head_dim"]
+    attention = 2 * wide * head * (settings["num_attention_heads"] + settings["num_key_value_heads"])
+    layer = attention + 3 * wide * settings["intermediate_size"] + 2 * wide + 2 * head
+    return int(settings["vocab_size"] * wide + settings["num_hidden_layers"] * layer + wide)
+
+
+def _training(log: Path) -> str:
+    lines = log.read_text().splitlines() if log.exists() else []
+    if not lines:
+        return "No log was kept."
+    last = json.loads(lines[-1])
+    return (
+        f"{last['tokens'] / 1e6:,.0f} million tokens in {last['step']:,} steps, {last['seconds'] / 60:.1f} minutes, with MLX "
+        f"({last['tokens_per_second'] / 1e6:.2f} million tokens a second at the end). AdamW, bfloat16 passes over float32 "
+        f"weights, warm-up, constant rate, linear decay. Loss on answers of unseen conversations at the end: {last['held_out']:.3f}."
+    )

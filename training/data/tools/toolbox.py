@@ -1,0 +1,67 @@
+"""A set of tools offered together, with the requests that each of them answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from training.data.source import Source, Split
+from training.data.tools import everyday, request, schema
+from training.data.tools.request import Request
+from training.data.tools.schema import Structure, ToolSpec
+from training.render import Tool as ToolJson
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A tool as the client sends it, and how to ask for it. `spec` is there for random tools."""
+
+    name: str
+    json: ToolJson
+    ask: Callable[[], Request]
+    spec: ToolSpec | None = None
+
+
+def random_offer(source: Source, spec: ToolSpec) -> Offer:
+    return Offer(spec.name, schema.as_json(source, spec), lambda: request.request(source, spec), spec)
+
+
+def everyday_offer(source: Source) -> Offer:
+    chosen = everyday.choose(source)
+    return Offer(chosen.name, everyday.as_json(source, chosen), lambda: everyday.request(source, chosen))
+
+
+def rival(source: Source, spec: ToolSpec) -> ToolSpec:
+    """Another tool for the same thing: only the verb tells them apart."""
+    other = source.until(lambda: schema.tool(source), lambda o: o.verb is not spec.verb)
+    spoken = source.until(lambda: f"{source.choice(other.verb.code)} {spec.thing}", source.ours)
+    described = f"{other.verb.described} a {spec.thing}" if spec.description else None
+    return ToolSpec(schema.case(source, spoken), other.verb, spec.thing, described, other.fields)
+
+
+def toolbox(source: Source, count: int, structure: Structure = Structure.FLAT) -> list[Offer]:
+    """Tools of different names. The first is meant to be asked for: it has the structure, and at times a rival."""
+    if structure is Structure.FLAT and source.split is Split.TRAIN and source.chance(0.22):
+        first = everyday_offer(source)
+    else:
+        first = random_offer(source, schema.tool(source, structure))
+    offers = {first.name: first}
+    while len(offers) < count:
+        if first.spec and source.chance(0.2) and (spec := _rival(source, first.spec)):
+            other = random_offer(source, spec)
+        elif source.split is Split.TRAIN and source.chance(0.12):
+            other = everyday_offer(source)
+        else:
+            other = random_offer(
+                source, schema.tool(source, Structure.NESTED if source.chance(0.08) else Structure.FLAT)
+            )
+        offers.setdefault(other.name, other)
+    return list(offers.values())
+
+
+def _rival(source: Source, spec: ToolSpec) -> ToolSpec | None:
+    """None where all names that come up belong to the other side."""
+    try:
+        return rival(source, spec)
+    except LookupError:
+        return None
