@@ -10,17 +10,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from mlx_server_nano.api.body import read_json_body
-from mlx_server_nano.api.gate import Gate, ending_with_client
+from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.responses_request import ResponseBody, decode
-from mlx_server_nano.api.responses_response import ResponseAnswer, ResponseStream
+from mlx_server_nano.api.responses_response import PromptTokens, ResponseAnswer, ResponseStream
 from mlx_server_nano.api.responses_store import ResponseStore, Stored
 from mlx_server_nano.api.routing import Methods
 from mlx_server_nano.api.run import AnswerJob, GenerationEndpoint, StreamJob
 from mlx_server_nano.api.wire import UnknownFields
 from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
-from mlx_server_nano.protocol import Started
 
 if TYPE_CHECKING:
     from mlx_server_nano.models.manager import Manager
@@ -30,9 +28,10 @@ _PATH: Final = "/v1/responses"
 
 def responses_routes(settings: Settings, manager: Manager, gate: Gate) -> list[Route]:
     store = ResponseStore()
-    create = GenerationEndpoint(settings, manager, gate, ResponsesDialect(settings, store).prepare)
+    dialect = ResponsesDialect(settings, store)
+    create = GenerationEndpoint(settings, manager, gate, dialect.prepare)
+    count = GenerationEndpoint(settings, manager, gate, dialect.prepare_count)
     kept = KeptResponses(store)
-    count = InputTokens(settings, manager, gate, store)
     return [
         Route(_PATH, Methods({"POST": create})),
         Route(f"{_PATH}/input_tokens", Methods({"POST": count})),
@@ -55,6 +54,11 @@ class ResponsesDialect:
         if options.stream:
             return StreamJob(options.model, ResponseStream(chat, options, self._store))
         return AnswerJob(options.model, ResponseAnswer(chat, options, self._store))
+
+    def prepare_count(self, body: bytes) -> AnswerJob:
+        """How long the prompt is that the same request would make. Raises InvalidRequestError, NotFoundError."""
+        chat, options = decode(body, self._settings, self._store)
+        return AnswerJob(options.model, PromptTokens(chat), prompt_only=True)
 
 
 class KeptResponses:
@@ -109,34 +113,6 @@ class KeptResponses:
             "has_more": len(items) > len(page),
         }
         await _json(msgspec.json.encode(body))(scope, receive, send)
-
-
-class InputTokens:
-    """POST /v1/responses/input_tokens: the length of the prompt that the same request to /v1/responses would make. The
-    worker tells it before the prefill, and the generation ends there."""
-
-    def __init__(self, settings: Settings, manager: Manager, gate: Gate, store: ResponseStore) -> None:
-        self._settings = settings
-        self._manager = manager
-        self._gate = gate
-        self._store = store
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._gate.admit() as interrupt:
-            with interrupt:
-                body = await read_json_body(scope, receive, self._settings.max_body)
-                chat, options = decode(body, self._settings, self._store)
-                tokens = 0
-                async with ending_with_client(receive, interrupt), self._manager.lease(options.model) as lease:
-                    generation = lease.generate(lease.chat.bind(chat).request)
-                    try:
-                        for event in await generation.next():
-                            if isinstance(event, Started):
-                                tokens = event.prompt_tokens
-                    finally:
-                        generation.cancel()
-            answer = {"object": "response.input_tokens", "input_tokens": tokens}
-            await _json(msgspec.json.encode(answer))(scope, receive, send)
 
 
 def _json(body: bytes) -> Response:

@@ -5,46 +5,34 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
+from mlx_server_nano.api.reader import Reader
 from mlx_server_nano.api.responses_items import Item
 from mlx_server_nano.api.responses_output import Output
 from mlx_server_nano.api.responses_request import ResponseOptions
 from mlx_server_nano.api.responses_store import ResponseStore, Stored
-from mlx_server_nano.chat.answer import Answers, Piece, Usage
+from mlx_server_nano.chat.answer import Usage
 from mlx_server_nano.chat.request import ChatRequest
 from mlx_server_nano.errors import ContextLengthError, ServerError
 from mlx_server_nano.protocol import Event
-from mlx_server_nano.types import FinishReason, GenerationRequest
-
-if TYPE_CHECKING:
-    from mlx_server_nano.models.lease import Lease
+from mlx_server_nano.types import FinishReason
 
 _encode: Final = msgspec.json.encode
 
 
-class _Encoder:
-    """What both encoders begin and end with."""
+class _Encoder(Reader):
+    """What both encoders end with."""
 
     def __init__(self, chat: ChatRequest, options: ResponseOptions, store: ResponseStore) -> None:
-        self._chat = chat
+        super().__init__(chat)
         self._options = options
         self._store = store
         self._id = f"resp_{secrets.token_hex(24)}"
         self._created = int(time.time())
-        self._answers: Answers | None = None
         self._output = Output(options.custom, summarize=options.summarize, sealed=options.seal)
-
-    def begin(self, lease: Lease) -> GenerationRequest:
-        """Raises InvalidRequestError for what the model can't do."""
-        bound = lease.chat.bind(self._chat)
-        self._answers = Answers(bound)
-        return bound.request
-
-    def _pieces(self, events: Sequence[Event]) -> list[Piece]:
-        return self._answers.feed(events) if self._answers is not None else []
 
     def _response(
         self, status: str = "in_progress", *, error: dict[str, str] | None = None, ended: bool = False
@@ -60,7 +48,7 @@ class _Encoder:
             "incomplete_details": incomplete,
             **self._options.echo,
             "output": self._output.to_wire(),
-            "usage": _usage(self._answers.usage) if ended and self._answers is not None else None,
+            "usage": _usage(self.usage) if ended else None,
         }
 
     def _finished(self) -> dict[str, Any]:
@@ -112,7 +100,7 @@ class ResponseAnswer(_Encoder):
     """Collects a whole answer."""
 
     def feed(self, events: Sequence[Event]) -> None:
-        for piece in self._pieces(events):
+        for piece in self.pieces(events):
             for _ in self._output.take(piece):
                 pass
 
@@ -129,7 +117,7 @@ class ResponseStream(_Encoder):
 
     def feed(self, events: Sequence[Event]) -> bytes:
         out = [self._opening()]
-        for piece in self._pieces(events):
+        for piece in self.pieces(events):
             out += [self._event(kind, fields) for kind, fields in self._output.take(piece)]
         return b"".join(out)
 
@@ -140,6 +128,7 @@ class ResponseStream(_Encoder):
     def fail(self, error: ServerError) -> bytes:
         return self._opening() + self._event("response.failed", {"response": self._failed(error)})
 
+    @property
     def keep_alive(self) -> bytes:
         """A typed event, since one client ignores comments."""
         return self._opening() or self._event("response.in_progress", {"response": self._response()})
@@ -155,3 +144,13 @@ class ResponseStream(_Encoder):
         data = _encode({"type": kind, "sequence_number": self._sequence, **fields})
         self._sequence += 1
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
+
+
+class PromptTokens(Reader):
+    """Only counts the prompt, for a job that generates nothing."""
+
+    def feed(self, events: Sequence[Event]) -> None:
+        self.pieces(events)
+
+    def body(self) -> bytes:
+        return _encode({"object": "response.input_tokens", "input_tokens": self.usage.prompt})

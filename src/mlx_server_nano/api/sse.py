@@ -21,7 +21,7 @@ COMMENT: Final = b": keep-alive\n\n"
 
 class EventStream:
     """Nothing is sent before the first `write`, so an error up to then still has its HTTP status. After `interval` seconds
-    of silence, before the first write as well, what `keep_alive` returns goes out; from then on the status is 200.
+    of silence, before the first write as well, what `keep_alive` gives goes out; from then on the status is 200.
 
     A block: leaving it ends the keep-alives, not the response; `close` does that.
     """
