@@ -32,7 +32,18 @@ FAILURES: Final = (
     "missing {w}",
     "{w} is locked",
 )
-WEATHER: Final = ("sunny", "cloudy", "rainy", "windy", "clear", "snowing", "foggy", "light rain", "partly cloudy", "storm")
+WEATHER: Final = (
+    "sunny",
+    "cloudy",
+    "rainy",
+    "windy",
+    "clear",
+    "snowing",
+    "foggy",
+    "light rain",
+    "partly cloudy",
+    "storm",
+)
 WANTED: Final = (
     "[What is|What's|Tell me|I want to know|Which is|Now, what is|And what is|So what is] the {w}[?||, please| exactly| there]",
     "[I need|Give me|Show me|Just say|I only want|Read out] the {w}[.|| please|, nothing else| only]",
