@@ -132,9 +132,9 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "tiny", "qwen3", generation_config={})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def real_server(tiny_folder: Path) -> Iterator[Serving]:
-    """A server with a real worker."""
+    """A server with a real worker. Not for the session: other tests watch for processes that are left over."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(SOURCE))
         settings = Settings(spare_worker=False)

@@ -12,9 +12,12 @@ from starlette.types import ASGIApp
 from mlx_server_nano.api.chat import ChatDialect
 from mlx_server_nano.api.completions import CompletionDialect
 from mlx_server_nano.api.embeddings import EmbeddingDialect
+from mlx_server_nano.api.envelope import ANTHROPIC_PATH
 from mlx_server_nano.api.gate import Gate
+from mlx_server_nano.api.messages import MessagesDialect
 from mlx_server_nano.api.middleware import HEALTH_PATH, ApiKey, Draining, Errors, RequestIds
 from mlx_server_nano.api.models import ModelEndpoints
+from mlx_server_nano.api.responses import responses_routes
 from mlx_server_nano.api.routing import Methods, unknown_path
 from mlx_server_nano.api.run import GenerationEndpoint
 from mlx_server_nano.api.status import Health, welcome
@@ -42,6 +45,9 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
     completions = GenerationEndpoint(settings, manager, gate, CompletionDialect().prepare)
     embeddings = GenerationEndpoint(settings, manager, gate, EmbeddingDialect().prepare)
     tokens = TokenDialect(settings, manager)
+    dialect = MessagesDialect()
+    messages = GenerationEndpoint(settings, manager, gate, dialect.prepare)
+    count = GenerationEndpoint(settings, manager, gate, dialect.prepare_count)
     routes = [
         Route("/", Methods({"GET": welcome})),
         Route(HEALTH_PATH, Methods({"GET": Health(manager, gate)})),
@@ -51,6 +57,9 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
         Route("/tokenize", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.tokenize)})),
         Route("/detokenize", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.detokenize)})),
         Route("/apply-template", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.apply_template)})),
+        Route(ANTHROPIC_PATH, Methods({"POST": messages})),
+        Route(f"{ANTHROPIC_PATH}/count_tokens", Methods({"POST": count})),
+        *responses_routes(settings, manager, gate),
         Route("/v1/models", Methods({"GET": models.list})),
         Route("/v1/models/{name:path}", Methods({"GET": models.retrieve})),
     ]

@@ -13,6 +13,7 @@ from mlx_server_nano import __version__
 from mlx_server_nano.api.completions_logprobs import LegacyLogprobs, LogprobWriter
 from mlx_server_nano.api.completions_request import CompletionRequest
 from mlx_server_nano.api.envelope import openai_error
+from mlx_server_nano.api.sse import COMMENT
 from mlx_server_nano.api.usage import to_openai_usage
 from mlx_server_nano.chat.answer import Usage
 from mlx_server_nano.errors import ServerError
@@ -127,6 +128,8 @@ class CompletionAnswer(_Reader):
 class CompletionStream(_Reader):
     """Writes an answer's chunks: for each choice the echoed prompt, its text, its finish with the last of it; then the usage,
     if asked for."""
+
+    keep_alive = COMMENT
 
     def __init__(self, asked: CompletionRequest) -> None:
         super().__init__(asked)

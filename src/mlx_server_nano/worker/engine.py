@@ -96,14 +96,16 @@ class Engine:
         passes = list(self._launch())
         self._read(self._launched)
         self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
+        # Before the prefill, which may take as long as several steps.
+        self._post()
         decoding = self._batch.rows + sum(1 for row in self._joining if row.sequence.wants_step)
         budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
         self._prefill(decoding, budget)
         self._embed(budget)
-        self._post()
         self._turns += 1
-        if self._turns % _CLEAR_EVERY == 0:
+        if self.idle or self._turns % _CLEAR_EVERY == 0:
             mx.clear_cache()
+        self._post()
 
     def _take_in(self, message: Incoming) -> None:
         if isinstance(message, Prepared):
@@ -205,6 +207,7 @@ class Engine:
                 _LOG.exception("A prefill failed")
                 self._scheduler.remove(prefill)
                 self._reuse.forget(prefill.lease)
+                self._reuse.clear()
                 self._fail(prefill.prepared.request_id, f"The prompt could not be processed: {error}")
 
     def _embed(self, budget: int) -> None:
@@ -234,8 +237,8 @@ class Engine:
             if stop in prepared.branches:
                 self._reuse.snapshot(prepared.ids[:stop], prefill.caches)
         if prefill.remaining == 0:
-            self._scheduler.remove(prefill)
             self._join(prefill)
+            self._scheduler.remove(prefill)
             mx.clear_cache()
 
     def _join(self, prefill: Prefill) -> None:
@@ -250,7 +253,7 @@ class Engine:
             for choice in range(request.first_choice, request.first_choice + request.n):
                 self._events.append(Delta(prepared.request_id, choice, "", 0, finish=FinishReason.LENGTH))
             return
-        lease = self._reuse.share(prefill.lease, held, caches)
+        prefill.lease = self._reuse.share(prefill.lease, held, caches)
         for choice in range(request.n):
             last = choice == request.n - 1
             sequence = Sequence(
@@ -270,7 +273,7 @@ class Engine:
             )
             own = caches if last else [slots.fork(cache) for cache in caches]
             token = mx.array(prepared.ids[-1:], dtype=mx.uint32)
-            self._joining.append(Row(sequence, own, token, lease if last else None))
+            self._joining.append(Row(sequence, own, token, prefill.lease if last else None))
 
     def _echo(self, prefill: Prefill) -> Echo:
         prepared, request = prefill.prepared, prefill.prepared.request
@@ -280,9 +283,11 @@ class Engine:
         return Echo(prepared.request_id, request.first_choice, text, first, tuple(prefill.logprobs))
 
     def _fail_group(self, group: Group, sequences: list[Sequence], error: Exception) -> None:
-        """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped."""
+        """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped, as is the
+        prefix cache: it may hold arrays that hang on the failed pass, and if memory was short, it helps."""
         _LOG.error("A forward pass of %d rows failed", len(sequences), exc_info=error)
         self._batch.drop(group)
+        self._reuse.clear()
         for request_id in {s.request_id for s in [*sequences, *group.sequences] if not s.done}:
             self._fail(request_id, f"The model's forward pass failed: {error}")
 
