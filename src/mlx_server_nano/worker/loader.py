@@ -90,9 +90,9 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error)}") from error
     tokenizer = wrapper._tokenizer
     vocabulary = Vocabulary(tokenizer)
-    eos_ids = _eos_ids(config, generation, tokenizer)
     text_config = config.get("text_config") or config
     entries = max(len(tokenizer), text_config.get("vocab_size") or 0)
+    eos_ids = frozenset(i for i in _eos_ids(config, generation, tokenizer) if 0 <= i < entries)
     grammars = GrammarCompiler(tokenizer, vocabulary, vocab_size=entries, eos_ids=eos_ids)
     try:
         model, _ = load_model(path, lazy=True, trust_remote_code=options.trust_remote_code)
@@ -243,11 +243,11 @@ def _as_ids(value: Any) -> set[int]:
     return {v for v in values if isinstance(v, int) and not isinstance(v, bool)}
 
 
-def _eos_ids(config: dict[str, Any], generation: dict[str, Any], tokenizer: Any) -> frozenset[int]:
+def _eos_ids(config: dict[str, Any], generation: dict[str, Any], tokenizer: Any) -> set[int]:
     """From all three places: each of them is incomplete in some well-known model."""
     text = config.get("text_config") or {}
     ids = _as_ids(generation.get("eos_token_id")) | _as_ids(config.get("eos_token_id"))
-    return frozenset(ids | _as_ids(text.get("eos_token_id")) | _as_ids(tokenizer.eos_token_id))
+    return ids | _as_ids(text.get("eos_token_id")) | _as_ids(tokenizer.eos_token_id)
 
 
 def _sampling_defaults(generation: dict[str, Any], options: LoadOptions) -> Sampling:
