@@ -86,6 +86,7 @@ def test_only_growing_caches_count_per_token(tiny: Tiny):
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 4096),
         ({"rope_scaling": {"rope_type": "linear", "factor": 1.5, "original_max_position_embeddings": 128}}, 4096),
         ({"text_config": {"max_position_embeddings": 555}}, 555),
+        ({"text_config": {"vocab_size": 3282}}, 4096),
     ],
 )
 def test_context_length(folder, config, expected):

@@ -223,11 +223,10 @@ def _context_length(config: dict[str, Any], tokenizer: Any) -> int:
     """The most positions that the model was made for. YaRN and linear scaling stretch the original length where the
     config gives it."""
     text = config.get("text_config") or config
-    for key in ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length"):
-        if isinstance(text.get(key), int) and text[key] > 0:
-            length: int = text[key]
-            break
-    else:
+    keys = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length")
+    given = [place[key] for place in (text, config) for key in keys if isinstance(place.get(key), int)]
+    length: int = next((value for value in given if value > 0), 0)
+    if not length:
         limit = getattr(tokenizer, "model_max_length", None)
         return limit if isinstance(limit, int) and 0 < limit < 1 << 30 else _FALLBACK_CONTEXT
     scaling = text.get("rope_scaling") or text.get("rope_parameters") or {}
