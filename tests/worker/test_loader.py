@@ -187,6 +187,17 @@ def test_a_missing_shard(folder):
         harness.load(path)
 
 
+def test_a_tokenizer_with_code_of_its_own(folder):
+    path = folder()
+    (path / "tokenizer.json").unlink()
+    rewrite(
+        path / "tokenizer_config.json",
+        lambda c: c.update(tokenizer_class="OwnTokenizer", auto_map={"AutoTokenizer": ["own.OwnTokenizer", None]}),
+    )
+    with pytest.raises(UnsupportedModelError, match="--trust-remote-code"):
+        harness.load(path)
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("[metal::malloc] Unable to allocate 1 bytes"), RuntimeError("Out of memory")]
 )

@@ -84,10 +84,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
     started = time.monotonic()
     config = _read_config(path)
     generation = _read_json(path / "generation_config.json")
-    try:
-        wrapper = load_tokenizer(path, {"trust_remote_code": options.trust_remote_code}, config.get("eos_token_id"))
-    except Exception as error:
-        raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error)}") from error
+    wrapper = _load_tokenizer(path, config, options)
     tokenizer = wrapper._tokenizer
     vocabulary = Vocabulary(tokenizer)
     text_config = config.get("text_config") or config
@@ -125,6 +122,15 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         info=info,
         kv_bytes_per_token=kv_bytes,
     )
+
+
+def _load_tokenizer(path: Path, config: dict[str, Any], options: LoadOptions) -> Any:
+    try:
+        return load_tokenizer(path, {"trust_remote_code": options.trust_remote_code}, config.get("eos_token_id"))
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise _own_code(path) from error
+        raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error)}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -176,14 +182,18 @@ def _explained(error: Exception, path: Path) -> ServerError:
     if isinstance(error, ValueError) and "not supported" in lowered and "model type" in lowered:
         return UnsupportedModelError(f"{path.name}: {text} It is not an architecture that mlx-lm knows.")
     if isinstance(error, ValueError) and "trust_remote_code" in str(error):
-        return UnsupportedModelError(
-            f"{path.name} brings Python code of its own; start the server with --trust-remote-code to run it."
-        )
+        return _own_code(path)
     if isinstance(error, FileNotFoundError) and "safetensors" in lowered:
         return UnsupportedModelError(f"{path.name} holds no safetensors weights.")
     if isinstance(error, MemoryError) or "out of memory" in lowered or "allocate" in lowered:
         return OutOfMemoryError(f"There is not enough memory to load {path.name}: {text}")
     return ModelLoadError(f"{path.name} can't be loaded, its files may be damaged or incomplete: {text}")
+
+
+def _own_code(path: Path) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{path.name} brings Python code of its own; start the server with --trust-remote-code to run it."
+    )
 
 
 def _first_line(error: Exception) -> str:
