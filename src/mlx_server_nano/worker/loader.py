@@ -126,11 +126,15 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
 
 def _load_tokenizer(path: Path, config: dict[str, Any], options: LoadOptions) -> Any:
     try:
-        return load_tokenizer(path, {"trust_remote_code": options.trust_remote_code}, config.get("eos_token_id"))
+        wrapper = load_tokenizer(path, {"trust_remote_code": options.trust_remote_code}, config.get("eos_token_id"))
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise _own_code(path) from error
         raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error)}") from error
+    # transformers makes an empty tokenizer of some classes when their files are missing.
+    if not wrapper.encode("a", add_special_tokens=False):
+        raise ModelLoadError(f"The tokenizer in {path.name} has no vocabulary, its files may be missing.")
+    return wrapper
 
 
 def _read_json(path: Path) -> dict[str, Any]:
