@@ -159,6 +159,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "no weights": (lambda p: (p / "model.safetensors").unlink(), UnsupportedModelError, "no safetensors"),
     "weights cut off": (lambda p: truncate(p / "model.safetensors"), ModelLoadError, "."),
     "weights empty": (lambda p: (p / "model.safetensors").write_bytes(b""), ModelLoadError, "."),
+    "weights are text": (lambda p: (p / "model.safetensors").write_text("version https://x\n"), ModelLoadError, "."),
     "no tokenizer": (lambda p: (p / "tokenizer.json").unlink(), ModelLoadError, "tokenizer"),
     "tokenizer cut off": (lambda p: truncate(p / "tokenizer.json"), ModelLoadError, "tokenizer"),
     "code for the model": (lambda p: configured(p, model_file="m.py"), UnsupportedModelError, "--trust-remote-code"),

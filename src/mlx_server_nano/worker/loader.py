@@ -98,7 +98,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         raise
     except Exception as error:
         raise _explained(error, path) from error
-    vocab_size, batchable, kv_bytes = _try_out(model)
+    vocab_size, batchable, kv_bytes = _try_out(model, path)
     apply_template = _template(wrapper, tokenizer)
     info = ModelInfo(
         model_type=config["model_type"],
@@ -130,7 +130,7 @@ def _load_tokenizer(path: Path, config: dict[str, Any], options: LoadOptions) ->
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise _own_code(path) from error
-        raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error)}") from error
+        raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error, path)}") from error
     # transformers makes an empty tokenizer of some classes when their files are missing.
     if not wrapper.encode("a", add_special_tokens=False):
         raise ModelLoadError(f"The tokenizer in {path.name} has no vocabulary, its files may be missing.")
@@ -181,7 +181,7 @@ def _evaluate(model: Any, on_progress: Callable[[float], None]) -> None:
 
 
 def _explained(error: Exception, path: Path) -> ServerError:
-    text = _first_line(error)
+    text = _first_line(error, path)
     lowered = text.lower()
     if isinstance(error, ValueError) and "not supported" in lowered and "model type" in lowered:
         return UnsupportedModelError(f"{path.name}: {text} It is not an architecture that mlx-lm knows.")
@@ -200,11 +200,12 @@ def _own_code(path: Path) -> UnsupportedModelError:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def _first_line(error: Exception, path: Path) -> str:
+    """What a client may read: without the machine's folders."""
+    return (str(error).replace(str(path), path.name).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _try_out(model: Any) -> tuple[int, bool, int]:
+def _try_out(model: Any, path: Path) -> tuple[int, bool, int]:
     """Run two short rows alone and then together: the first use of a kernel compiles it, and a model whose caches or
     positions don't go into slots shows it here rather than under load. Gives vocabulary size, batchable, KV bytes per
     token."""
@@ -215,7 +216,7 @@ def _try_out(model: Any) -> tuple[int, bool, int]:
             logits = model(mx.array([ids]), cache=caches)
             mx.eval(logits, [array for cache in caches for array in slots.arrays(cache)])
     except Exception as error:
-        raise ModelLoadError(f"A forward pass of the model failed: {_first_line(error)}") from error
+        raise ModelLoadError(f"A forward pass of the model failed: {_first_line(error, path)}") from error
     kv_bytes = sum(slots.bytes_per_token(cache) for cache in own[0])
     if not batchable:
         return logits.shape[-1], False, kv_bytes
@@ -228,7 +229,7 @@ def _try_out(model: Any) -> tuple[int, bool, int]:
             slots.begin(shared, positions)
         mx.eval(model(mx.array([[3], [4]]), cache=together))
     except Exception as error:
-        _LOG.warning("This model's rows can't be batched and run one at a time: %s", _first_line(error))
+        _LOG.warning("This model's rows can't be batched and run one at a time: %s", error)
         return logits.shape[-1], False, kv_bytes
     return logits.shape[-1], True, kv_bytes
 
