@@ -7,23 +7,22 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from mlx_server_nano import __version__
 from mlx_server_nano.api.envelope import openai_error
 from mlx_server_nano.api.logprobs import to_openai
+from mlx_server_nano.api.reader import Reader
+from mlx_server_nano.api.sse import COMMENT
 from mlx_server_nano.api.usage import to_openai_usage
-from mlx_server_nano.chat.answer import Answers, Piece, Usage
+from mlx_server_nano.chat.answer import Piece
 from mlx_server_nano.chat.deltas import CallArguments, CallStart, ContentDelta, Delta, ReasoningDelta
 from mlx_server_nano.chat.request import ChatRequest
 from mlx_server_nano.errors import ServerError
 from mlx_server_nano.protocol import Event
-from mlx_server_nano.types import FinishReason, GenerationRequest, TokenLogprob
-
-if TYPE_CHECKING:
-    from mlx_server_nano.models.lease import Lease
+from mlx_server_nano.types import FinishReason, TokenLogprob
 
 _encode: Final = msgspec.json.encode
 
@@ -88,27 +87,7 @@ class _Call:
         return {"id": self.id, "type": "function", "function": function}
 
 
-class _Reader:
-    """What both encoders begin with: the request as the leased model takes it, and the reading of its answers."""
-
-    def __init__(self, chat: ChatRequest) -> None:
-        self._chat = chat
-        self._answers: Answers | None = None
-
-    def begin(self, lease: Lease) -> GenerationRequest:
-        """Raises InvalidRequestError for what the model can't do."""
-        bound = lease.chat.bind(self._chat)
-        self._answers = Answers(bound)
-        return bound.request
-
-    def _pieces(self, events: Sequence[Event]) -> list[Piece]:
-        return self._answers.feed(events) if self._answers is not None else []
-
-    def _usage(self) -> dict[str, object]:
-        return to_openai_usage(self._answers.usage if self._answers is not None else Usage())
-
-
-class ChatAnswer(_Reader):
+class ChatAnswer(Reader):
     """Collects a whole answer."""
 
     def __init__(self, model: str, chat: ChatRequest) -> None:
@@ -118,7 +97,7 @@ class ChatAnswer(_Reader):
         self._with_logprobs = chat.logprobs is not None
 
     def feed(self, events: Sequence[Event]) -> None:
-        for piece in self._pieces(events):
+        for piece in self.pieces(events):
             self._choices[piece.choice].take(piece)
 
     def body(self) -> bytes:
@@ -131,15 +110,17 @@ class ChatAnswer(_Reader):
             }
             for index, choice in enumerate(self._choices)
         ]
-        return _encode({**self._head, "choices": choices, "usage": self._usage()})
+        return _encode({**self._head, "choices": choices, "usage": to_openai_usage(self.usage)})
 
 
-class ChatStream(_Reader):
+class ChatStream(Reader):
     """Writes an answer's chunks: for each choice its role, its text and calls, its finish; then the usage, if asked for.
 
     A chunk is put together from encoded pieces: what is the same in all of them is encoded once, because at thousands of
     tokens a second nothing else in the gateway costs as much as this.
     """
+
+    keep_alive = COMMENT
 
     def __init__(self, model: str, chat: ChatRequest, *, include_usage: bool) -> None:
         super().__init__(chat)
@@ -152,14 +133,14 @@ class ChatStream(_Reader):
 
     def feed(self, events: Sequence[Event]) -> bytes:
         chunks: list[bytes] = []
-        for piece in self._pieces(events):
+        for piece in self.pieces(events):
             self._write(piece, chunks)
         return b"".join(chunks)
 
     def end(self) -> bytes:
         if not self._include_usage:
             return b"data: [DONE]\n\n"
-        return b'%b],"usage":%b}\n\ndata: [DONE]\n\n' % (self._start, _encode(self._usage()))
+        return b'%b],"usage":%b}\n\ndata: [DONE]\n\n' % (self._start, _encode(to_openai_usage(self.usage)))
 
     def fail(self, error: ServerError) -> bytes:
         """OpenAI's clients raise on an `error` key; no [DONE] follows."""

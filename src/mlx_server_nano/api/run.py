@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 class StreamEncoder(Protocol):
     """Events to the bytes of a stream, in whole server-sent events."""
 
+    @property
+    def keep_alive(self) -> bytes:
+        """What keeps a silent stream alive: a comment or an event that says nothing; asked anew each time."""
+
     def begin(self, lease: Lease) -> GenerationRequest:
         """The request as the leased model takes it. Raises InvalidRequestError for what the model can't do."""
 
@@ -66,10 +70,12 @@ class StreamJob:
 
 @dataclass(frozen=True, slots=True)
 class AnswerJob:
-    """A decoded request to be answered in one piece."""
+    """A decoded request to be answered in one piece. prompt_only: once the prompt is tokenized all is known, and nothing more
+    is generated."""
 
     model: str
     encoder: AnswerEncoder
+    prompt_only: bool = False
 
 
 class GenerationEndpoint:
@@ -94,7 +100,7 @@ class GenerationEndpoint:
                         await self._generate(job, _collector(job.encoder))
                 await Response(job.encoder.body(), media_type="application/json")(scope, receive, send)
                 return
-            stream = EventStream(send, self._settings.keepalive_interval)
+            stream = EventStream(send, self._settings.keepalive_interval, lambda: job.encoder.keep_alive)
             try:
                 with interrupt:
                     async with ending_with_client(receive, interrupt), stream:
@@ -114,7 +120,9 @@ class GenerationEndpoint:
             generation = lease.generate(job.encoder.begin(lease))
             try:
                 while not generation.finished:
-                    await take(await generation.next())
+                    await take(await generation.next())  # `Started` comes first
+                    if isinstance(job, AnswerJob) and job.prompt_only:
+                        break
             finally:
                 generation.cancel()
 

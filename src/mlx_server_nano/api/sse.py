@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -15,19 +16,20 @@ _HEADERS: Final = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-_KEEP_ALIVE: Final = b": keep-alive\n\n"
+COMMENT: Final = b": keep-alive\n\n"
 
 
 class EventStream:
     """Nothing is sent before the first `write`, so an error up to then still has its HTTP status. After `interval` seconds
-    of silence, before the first write as well, a comment goes out; from then on the status is 200.
+    of silence, before the first write as well, what `keep_alive` gives goes out; from then on the status is 200.
 
-    A block: leaving it ends the comments, not the response; `close` does that.
+    A block: leaving it ends the keep-alives, not the response; `close` does that.
     """
 
-    def __init__(self, send: Send, interval: float) -> None:
+    def __init__(self, send: Send, interval: float, keep_alive: Callable[[], bytes]) -> None:
         self._send = send
         self._interval = interval
+        self._keep_alive = keep_alive
         self._clock = asyncio.get_running_loop().time
         self._last_write = self._clock()
         self._lock = asyncio.Lock()
@@ -65,5 +67,8 @@ class EventStream:
             rest = self._last_write + self._interval - self._clock()
             if rest > 0:
                 await asyncio.sleep(rest)
+            elif self._lock.locked():
+                # The client reads too slowly: no silence. Numbered events must not be made before their turn comes.
+                await asyncio.sleep(self._interval)
             else:
-                await self.write(_KEEP_ALIVE)
+                await self.write(self._keep_alive())
