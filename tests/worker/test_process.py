@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -178,6 +179,38 @@ def test_a_failed_load_is_reported_and_ends_the_process(ready: Process, tmp_path
     failure = ready.expect(LoadFailed).failure
     assert failure.kind in {"UnsupportedModelError", "ModelLoadError"}
     assert ready.next() is None
+    assert ready.ended() == 0
+
+
+SLOW_MODEL = """
+import time
+from mlx_lm.models.llama import ModelArgs
+
+def Model(args):
+    open({flag!r}, "w").close()
+    time.sleep(600)
+"""
+
+
+def test_the_end_of_the_gateway_ends_a_load(ready: Process, tiny_folder: Callable[..., Path], tmp_path: Path):
+    """Even if requests came before the model was there."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny_folder("llama").iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "config.json").unlink()
+    config = json.loads((tiny_folder("llama") / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_file": "slow.py"}))
+    flag = tmp_path / "loading"
+    (folder / "slow.py").write_text(SLOW_MODEL.format(flag=str(flag)))
+    ready.send(Load(str(folder), LoadOptions(log_name="test", trust_remote_code=True)))
+    ready.send(Generate(1, ask((5,))))
+    ready.send(Cancel(1))
+    until = time.monotonic() + LIMIT
+    while not flag.exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    ready.close()
     assert ready.ended() == 0
 
 
