@@ -8,7 +8,8 @@ ServerError                         500  server_error
 ├── AuthenticationError             401  code invalid_api_key
 ├── ModelAccessError                403  code model_access_denied: a gated or private repository
 ├── NotFoundError                   404  an unknown path
-│   └── ModelNotFoundError               code model_not_found
+│   ├── ModelNotFoundError               code model_not_found
+│   └── PreviousResponseNotFoundError    code previous_response_not_found
 ├── MethodNotAllowedError           405
 ├── PayloadTooLargeError            413
 ├── UnsupportedMediaTypeError       415
@@ -97,6 +98,10 @@ class NotFoundError(ServerError):
 
 class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
+
+
+class PreviousResponseNotFoundError(NotFoundError):
+    code = "previous_response_not_found"
 
 
 class MethodNotAllowedError(ServerError):

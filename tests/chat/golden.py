@@ -23,8 +23,6 @@ needs_assets = pytest.mark.skipif(not ASSETS.is_dir(), reason="the test assets a
 FORMAT_OF = {
     "cohere": "command-r7b",
     "deepseek-r1": "thinking",
-    "deepseek-v3.2": "deepseek-dsml",
-    "deepseek-v4": "deepseek-dsml",
     "ernie-4.5": "hermes",
     "granite-20b-fc": "granite-20b-functioncalling",
     "granite-4": "hermes",
@@ -72,7 +70,8 @@ def load(name: str) -> list[dict[str, Any]]:
 
 
 def format_of(case: dict[str, Any]) -> Format:
-    return FORMATS[FORMAT_OF.get(case["family"], case["family"])]
+    name = "mistral-v7" if case["format"] == "mistral-v3/v7-json" else case["family"]
+    return FORMATS[FORMAT_OF.get(name, name)]
 
 
 def tools_of(case: dict[str, Any]) -> list[Tool]:

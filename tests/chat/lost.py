@@ -40,7 +40,11 @@ def lost_words(form: Format, text: str, answer: Answer) -> Counter[str]:
         for header in form.headers:
             if not header.bare:
                 opening, stop = ("|".join(map(re.escape, texts)) for texts in (header.open, (header.end, *form.ends)))
-                text = re.sub(rf"(?:{opening})(?:(?!{stop}).)*\Z", "", text, flags=re.DOTALL)
+                initial = "|".join(map(re.escape, header.initial)) or "(?!)"
+                head = rf"(?:(?!{stop}).)*"
+                # A whole header, one that the prompt has opened, and one that the text's end cuts off.
+                whole = rf"(?:{opening}|\A\s*(?={initial})){head}{re.escape(header.end)}"
+                text = re.sub(rf"{whole}|(?:{opening}){head}\Z", " ", text, flags=re.DOTALL)
     for pattern in (_EXEMPT_ATTRIBUTE, _EXEMPT_KEY, _EXEMPT_ELEMENT):
         text = pattern.sub(" ", text)
     for marker in _markup(form):

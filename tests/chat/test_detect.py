@@ -15,8 +15,6 @@ FORMAT_OF_FAMILY = {
     "command-r": "command-r7b",
     "codellama": "plain",
     "deepseek-r1-distill": "deepseek-v3",
-    "deepseek-v3.2": "deepseek-dsml",
-    "deepseek-v4": "deepseek-dsml",
     "gemma": "plain",
     "laguna": "glm-4",
     "llama-4": "pythonic",

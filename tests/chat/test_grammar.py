@@ -171,7 +171,7 @@ def special_tokens(name: str) -> dict[str, int]:
 def test_a_required_call_is_made_and_validates(name: str, parallel: bool) -> None:
     form = FORMATS[name]
     grammar = call_grammar(form, TOOLS, special_tokens=special_tokens(name), required=True, parallel=parallel)
-    for text in samples(form, grammar, 5):
+    for text in samples(form, grammar, 4):
         answer = read(form, text)
         assert answer.calls, text
         assert parallel or len(answer.calls) == 1, text
@@ -197,7 +197,7 @@ def test_a_call_that_the_model_chooses_to_make_validates(name: str) -> None:
         opening = writes[Route.CALL].partition("{name}")[0]
     elif form.blocks[0].bare is None:
         opening = "Sure. " + opening
-    for text in samples(form, grammar, 5, opening):
+    for text in samples(form, grammar, 3, opening):
         answer = read(form, text)
         assert answer.calls, text
         check(answer)

@@ -83,7 +83,7 @@ def machine(form: Format, inside: bool, tools: bool) -> Machine:
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 @given(data=st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_text_in_any_pieces(name: str, data: st.DataObject) -> None:
     form = FORMATS[name]
     text = data.draw(texts(form))

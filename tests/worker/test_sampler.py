@@ -209,17 +209,17 @@ PENALTIES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("read", [0, 4], ids=["fresh", "rows changed in mid-stream"])
-def test_penalties_count_prompt_and_output(read):
-    """The host reads a token one step after the device has it. A sampler made in mid-stream must count each once:
-    those that the host has read, and the one in flight."""
+@pytest.mark.parametrize(("count", "unread"), [(0, 0), (4, 1), (4, 0)])
+def test_penalties_count_prompt_and_output(count, unread):
+    """The host reads a token one step after the device has it, or before the next step where a grammar waits for it.
+    A sampler made in mid-stream must count each once."""
     rng = np.random.default_rng(7)
     vocab = 12
     rows = [Row(prompt=[1, 2, 2, 11], temperature=0.0, **sampling) for sampling in PENALTIES]
-    outputs: list[list[int]] = [[int(t) for t in rng.integers(0, vocab, read)] for _ in rows]
+    outputs: list[list[int]] = [[int(t) for t in rng.integers(0, vocab, count)] for _ in rows]
     for row, output in zip(rows, outputs, strict=True):
         row.launched = len(output)
-        row.output = output[:-1]
+        row.output = output[: count - unread]
     sampler = Sampler(rows, vocab)
     last = [output[-1] if output else row.prompt[-1] for row, output in zip(rows, outputs, strict=True)]
     for _ in range(12):

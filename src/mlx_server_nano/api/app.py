@@ -15,6 +15,7 @@ from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.messages import MessagesDialect
 from mlx_server_nano.api.middleware import HEALTH_PATH, ApiKey, Draining, Errors, RequestIds
 from mlx_server_nano.api.models import ModelEndpoints
+from mlx_server_nano.api.responses import responses_routes
 from mlx_server_nano.api.routing import Methods, unknown_path
 from mlx_server_nano.api.run import GenerationEndpoint
 from mlx_server_nano.api.status import Health, welcome
@@ -47,6 +48,7 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
         Route("/v1/chat/completions", Methods({"POST": chat})),
         Route(ANTHROPIC_PATH, Methods({"POST": messages})),
         Route(f"{ANTHROPIC_PATH}/count_tokens", Methods({"POST": count})),
+        *responses_routes(settings, manager, gate),
         Route("/v1/models", Methods({"GET": models.list})),
         Route("/v1/models/{name:path}", Methods({"GET": models.retrieve})),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -102,25 +103,28 @@ def _tool_call(wire: WireToolCall, path: str) -> ToolCall:
 
 
 def _content(content: str | list[Part] | None, role: Role, path: str) -> str | None:
-    """Parts are joined by line breaks, so that separate texts don't run into each other."""
     if content is None or isinstance(content, str):
         return content
     if not content:
         raise InvalidRequestError("A list of content parts must not be empty.", param=path)
-    return "\n".join(_part(part, role, f"{path}.{i}") for i, part in enumerate(content))
+    return join_parts(content, ("text", "refusal") if role is Role.ASSISTANT else ("text",), path)
 
 
-def _part(part: Part, role: Role, path: str) -> str:
-    if part.type == "text":
-        text = part.text
-    elif part.type == "refusal" and role is Role.ASSISTANT:
-        text = part.refusal
-    elif part.type in _OTHER_MEDIA:
+def join_parts(parts: Sequence[Part], types: Collection[str], path: str) -> str:
+    """The text of content parts, which must be of these types. They are joined by line breaks, so that separate texts don't
+    run into each other. Raises InvalidRequestError."""
+    return "\n".join(_part(part, types, f"{path}.{i}") for i, part in enumerate(parts))
+
+
+def _part(part: Part, types: Collection[str], path: str) -> str:
+    if part.type in _OTHER_MEDIA:
         raise InvalidRequestError(
             f"This server is text-only: content parts of type {part.type} are not supported.", param=f"{path}.type"
         )
-    else:
+    if part.type not in types:
         raise InvalidRequestError(f"Unknown type of content part: {part.type!r}.", param=f"{path}.type")
+    field = "refusal" if part.type == "refusal" else "text"
+    text: str | None = getattr(part, field)
     if text is None:
-        raise InvalidRequestError(f"Missing required field: `{path}.{part.type}`.", param=f"{path}.{part.type}")
+        raise InvalidRequestError(f"Missing required field: `{path}.{field}`.", param=f"{path}.{field}")
     return text

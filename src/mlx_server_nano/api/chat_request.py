@@ -10,10 +10,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mlx_server_nano.api.chat_messages import WireMessage, to_message
-from mlx_server_nano.api.sampling import PositiveInt, SamplingFields
+from mlx_server_nano.api.sampling import Effort, PositiveInt, SamplingFields, to_thinking
 from mlx_server_nano.api.tools import MAX_TOOLS, ToolName, WireChoice, WireTool, to_choice, to_tools
 from mlx_server_nano.api.wire import decode_json
-from mlx_server_nano.chat.request import AnswerFormat, ChatRequest, Thinking
+from mlx_server_nano.chat.request import AnswerFormat, ChatRequest
 from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
 
@@ -48,7 +48,7 @@ class ChatBody(SamplingFields, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     tools: Annotated[list[WireTool], Meta(max_length=MAX_TOOLS)] | None = None
@@ -114,7 +114,7 @@ def decode(body: bytes, settings: Settings) -> tuple[ChatRequest, ChatOptions]:
         tools=tools,
         choice=to_choice(wire.tool_choice, tools, parallel=wire.parallel_tool_calls is not False),
         answer=_answer_format(wire),
-        thinking=_thinking(wire),
+        thinking=to_thinking(wire.reasoning_effort, wire.thinking_budget),
         template_kwargs=_template_kwargs(wire),
         sampling=wire.to_sampling(),
         max_tokens=settings.default_max_tokens if limit is None else limit,
@@ -142,13 +142,6 @@ def _answer_format(wire: ChatBody) -> AnswerFormat | None:
             "Missing required field: `response_format.json_schema`.", param="response_format.json_schema"
         )
     return AnswerFormat(schema=asked.json_schema.schema or {})
-
-
-def _thinking(wire: ChatBody) -> Thinking:
-    effort = wire.reasoning_effort
-    if effort == "none":
-        return Thinking(enabled=False, budget=wire.thinking_budget)
-    return Thinking(effort=effort, budget=wire.thinking_budget)
 
 
 def _check_combinations(wire: ChatBody) -> None:

@@ -1,11 +1,12 @@
-"""The sampling parameters that the OpenAI dialects share, with OpenAI's ranges and the vendors' additions."""
+"""The sampling and reasoning parameters that the OpenAI dialects share, with OpenAI's ranges and the vendors' additions."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from mlx_server_nano.chat.request import Thinking
 from mlx_server_nano.types import Sampling
 
 MAX_LOGIT_BIAS_ENTRIES: Final = 1024
@@ -17,6 +18,7 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 StopText = Annotated[str, Meta(min_length=1)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Stop = StopText | Annotated[list[StopText], Meta(min_length=1, max_length=4)]
 
 
@@ -51,3 +53,9 @@ class SamplingFields(Struct, kw_only=True):
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+def to_thinking(effort: Effort | None, budget: int | None = None) -> Thinking:
+    if effort == "none":
+        return Thinking(enabled=False, budget=budget)
+    return Thinking(effort=effort, budget=budget)

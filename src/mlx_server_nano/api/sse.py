@@ -67,5 +67,8 @@ class EventStream:
             rest = self._last_write + self._interval - self._clock()
             if rest > 0:
                 await asyncio.sleep(rest)
+            elif self._lock.locked():
+                # The client reads too slowly: no silence. Numbered events must not be made before their turn comes.
+                await asyncio.sleep(self._interval)
             else:
                 await self.write(self._keep_alive())

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mlx_server_nano.chat.deltas import CallStart, Delta, ReasoningDelta
 from mlx_server_nano.chat.machine import Machine
-from mlx_server_nano.chat.model import Bound
 from mlx_server_nano.chat.start import starts_in_reasoning
 from mlx_server_nano.protocol import Delta as TextDelta
 from mlx_server_nano.protocol import Event, Started
 from mlx_server_nano.types import FinishReason, TokenLogprob
+
+if TYPE_CHECKING:
+    from mlx_server_nano.chat.model import Bound
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,7 @@ def call_grammar(
 
 
 def answer_grammar(
-    format: Format,
-    body: str,
-    *,
-    special_tokens: Mapping[str, int],
-    starts_in_reasoning: bool = False,
+    format: Format, body: str, *, special_tokens: Mapping[str, int], starts_in_reasoning: bool = False
 ) -> str:
     """A grammar for an answer whose content is `body` (a Lark expression, see `json_body`), after reasoning."""
     return _Writer(format, special_tokens).answer(body, starts_in_reasoning)
@@ -231,13 +227,14 @@ class _Writer:
         if isinstance(syntax.arguments, JsonArguments):
             body = f"{self._rule('arguments', json_body(schema))} {self._literal(syntax.arguments.suffix)}"
         elif isinstance(syntax.arguments, TagArguments):
-            body = self._tags(schema, syntax.arguments, bool(syntax.close) or syntax.arguments.line)
+            body = self._tags(schema, syntax.arguments)
         else:
             body = self._literals(schema, syntax.arguments)
         return f"{head} {body} {close}"
 
-    def _tags(self, schema: Mapping[str, Any], syntax: TagArguments, spaced: bool) -> str:
-        gap = _string(syntax.separator) if spaced and syntax.separator else ""
+    def _tags(self, schema: Mapping[str, Any], syntax: TagArguments) -> str:
+        # GLM's templates differ in whether they break lines between the tags.
+        gap = '"\\n"?' if syntax.value_open else _string(syntax.separator) if syntax.separator else ""
         parts = [gap]
         for key, value in properties(schema).items():
             types = types_of(value, schema)
@@ -246,7 +243,9 @@ class _Writer:
             body = self._value(value, schema, types, close)
             attributes = syntax.attributes.format(type=_named(types), is_string=str(is_text(types)).lower())
             quote = '"' if syntax.quoted else ""
-            head = self._literal(syntax.open[0] + key + quote + attributes + syntax.key_end + syntax.value_open + edge)
+            head = self._literal(syntax.open[0] + key + quote + attributes + syntax.key_end + edge)
+            if syntax.value_open:
+                head += f" {gap} {self._literal(syntax.value_open)}"
             parameter = self._rule("parameter", f"{head} {body} {gap}")
             parts.append(parameter if key in schema.get("required", ()) else f"{parameter}?")
         return " ".join(parts)

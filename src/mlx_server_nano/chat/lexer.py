@@ -19,12 +19,12 @@ Emit = Callable[[str], None]
 class Markers:
     """A set of strings to look for. Where several match at one place, the longest counts."""
 
-    __slots__ = ("_first", "_longest", "_pattern", "texts")
+    __slots__ = ("_first", "_pattern", "longest", "texts")
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts = tuple(sorted({t for t in texts if t}, key=lambda t: (-len(t), t)))
         self._first = frozenset(t[0] for t in self.texts)
-        self._longest = len(self.texts[0]) if self.texts else 0
+        self.longest = len(self.texts[0]) if self.texts else 0
         self._pattern = re.compile("|".join(map(re.escape, self.texts)) or r"(?!)")
 
     def find(self, text: str, start: int, closed: bool) -> tuple[int, str]:
@@ -33,14 +33,14 @@ class Markers:
         match = self._pattern.search(text, start)
         limit = match.start() if match else len(text)
         if not closed:
-            for index in range(max(start, len(text) - self._longest + 1), min(limit + 1, len(text))):
+            for index in range(max(start, len(text) - self.longest + 1), min(limit + 1, len(text))):
                 if text[index] in self._first and self._may_grow(text[index:]):
                     return index, ""
         return limit, match.group() if match else ""
 
     def at(self, text: str, start: int, closed: bool) -> str | None:
         """The marker exactly at `start`, "" for none, None if that is not certain yet."""
-        tail = text[start : start + self._longest]
+        tail = text[start : start + self.longest]
         if not closed and self._may_grow(tail):
             return None
         match = self._pattern.match(text, start)
@@ -115,13 +115,14 @@ class Source:
         """The text before the first marker, and the marker, both consumed; (rest, "") if none comes within `limit`
         characters: then, if that is for the text's end, the rest is consumed."""
         while True:
-            index, marker = wanted.find(self._text, self._pos, self.closed)
-            if index - self._pos > limit:
+            # One more than the limit: enough to see that it is exceeded.
+            ahead = self._text[self._pos : self._pos + limit + wanted.longest + 1]
+            index, marker = wanted.find(ahead, 0, self.closed)
+            if index > limit:
                 return "", ""
             if marker or self.closed:
-                text = self._text[self._pos : index]
-                self._pos = index + len(marker)
-                return text, marker
+                self._pos += index + len(marker)
+                return ahead[:index], marker
             yield
 
     def match(self, wanted: Markers) -> Step[str]:

@@ -133,7 +133,7 @@ class Machine:
         while (yield from source.skip_to(repeated)):
             pass
         found = yield from source.until(wanted, sink.reasoning)
-        while found in self._openings:
+        if found in self._openings:
             source.back(found)
             position = source.mark()
             ending = yield from source.until(closing, drop)
@@ -141,14 +141,12 @@ class Machine:
             if ending:
                 sink.reasoning(source.since(position))
                 found = yield from source.match(closing)
-                source.release()
-                break
-            # No more text comes: it is a call if one can be read.
-            source.rewind(position)
+            else:
+                source.rewind(position)
+                yield from source.match(markers(found))
             source.release()
-            yield from source.match(markers(found))
-            if (yield from self._block(found, self._blocks[found])):
-                break
+        # From here on the text has ended: what reads like a call is one.
+        while found in self._openings and not (yield from self._block(found, self._blocks[found])):
             sink.reasoning(found)
             found = yield from source.until(wanted, sink.reasoning)
         if found in also_ends:
@@ -168,12 +166,16 @@ class Machine:
         stops = markers(*block.close, *self._openings)
         context = Context(source, sink, self._tools, stops, block.bare is not None)
         count = 0
-        bracket = closed = False
+        bracket = closed = doubled = False
         while not closed:
             position = source.mark()
             closed = bool((yield from source.skip_to(markers(*block.close))))
-            if closed or (block.bare is None and not count and (yield from source.skip_to(markers(*block.open)))):
+            if closed:
                 continue
+            if not doubled and not count and block.bare is None:
+                # Some models write the opening twice.
+                doubled = True
+                yield from source.skip_to(markers(*block.open))
             if bracket and (yield from source.skip_to(_LIST_CLOSE)):
                 bracket = False
                 continue

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.errors import QueueFullError
 from mlx_server_nano.models.generation import Generation
 from mlx_server_nano.models.worker import Worker
 from mlx_server_nano.types import GenerationRequest, ModelInfo
+
+if TYPE_CHECKING:
+    from mlx_server_nano.chat.model import ChatModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,8 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.config import Settings, worker_environment
 from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError, UnavailableError
 from mlx_server_nano.models import names
@@ -32,6 +31,10 @@ from mlx_server_nano.models.slot import ModelState, ModelStatus, Slot
 from mlx_server_nano.models.spares import Spares
 from mlx_server_nano.models.worker import COMMAND
 from mlx_server_nano.protocol import LoadOptions
+from mlx_server_nano.types import ModelInfo
+
+if TYPE_CHECKING:
+    from mlx_server_nano.chat.model import ChatModel
 
 _log = logging.getLogger(__name__)
 
@@ -159,7 +162,7 @@ class Manager:
             raise
         slot.worker = worker
         info = await worker.load(folder, self._load_options(slot.ref.id), slot.set_progress)
-        chat = await asyncio.to_thread(ChatModel, info)
+        chat = await asyncio.to_thread(_chat_model, info)
         worker.on_exit = lambda: self._died(slot)
         slot.enter(ModelState.READY)
         slot.loaded_since = time.time()
@@ -249,3 +252,10 @@ class Manager:
             slot.cancel_idle_timer()
             slot.enter(ModelState.UNLOADING)
             del self._slots[slot.key]
+
+
+def _chat_model(info: ModelInfo) -> ChatModel:
+    # Imports Jinja, which a gateway that only listens does not need.
+    from mlx_server_nano.chat.model import ChatModel
+
+    return ChatModel(info)

@@ -9,9 +9,15 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mlx_server_nano.errors import Failure, ModelLoadError, ServerError
 from mlx_server_nano.protocol import Cancel, Generate, Load, Loaded, LoadFailed, LoadProgress, Ready, ToWorker
 from mlx_server_nano.worker.channel import Channel, Inbox
+
+if TYPE_CHECKING:
+    from mlx_server_nano.worker.prompts import Preparer
+    from mlx_server_nano.worker.scheduler import Prepared
 
 _LOG = logging.getLogger("mlx_server_nano.worker")
 
@@ -27,15 +33,9 @@ def main() -> None:
         stream=sys.stderr, level=arguments.log_level, format="%(asctime)s %(levelname)s worker: %(message)s"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    # These imports take seconds; a spare worker has done them before a model is asked for.
-    from mlx_server_nano.errors import ModelLoadError, ServerError
-    from mlx_server_nano.worker import loader, memory
-    from mlx_server_nano.worker.engine import Engine, Incoming
-    from mlx_server_nano.worker.prompts import Preparer, Tokenizing
-
     channel = Channel(arguments.fd)
     loads: Inbox[Load] = Inbox()
-    inbox: Inbox[Incoming] = Inbox()
+    inbox: Inbox[Prepared | Cancel | tuple[int, Failure]] = Inbox()
     loaded_event = threading.Event()
     preparers: list[Preparer] = []
 
@@ -50,7 +50,13 @@ def main() -> None:
             preparers[0].cancel(message.request_id)
             inbox.put(message)
 
+    # Before the imports, so that the end of the gateway is noticed during them too.
     channel.start(deliver)
+    # These take seconds; a spare worker has done them before a model is asked for.
+    from mlx_server_nano.worker import loader, memory
+    from mlx_server_nano.worker.engine import Engine
+    from mlx_server_nano.worker.prompts import Preparer, Tokenizing
+
     channel.send(Ready(memory.device()))
     (load,) = loads.take(wait=True)
     memory.wire()

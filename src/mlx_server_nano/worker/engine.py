@@ -90,11 +90,13 @@ class Engine:
         passes = list(self._launch())
         self._read(self._launched)
         self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
-        self._prefill()
+        # Before the prefill, which may take as long as several steps.
         self._post()
+        self._prefill()
         self._turns += 1
-        if self._turns % _CLEAR_EVERY == 0:
+        if self.idle or self._turns % _CLEAR_EVERY == 0:
             mx.clear_cache()
+        self._post()
 
     def _take_in(self, message: Incoming) -> None:
         if isinstance(message, Prepared):
@@ -193,6 +195,7 @@ class Engine:
                 _LOG.exception("A prefill failed")
                 self._scheduler.remove(prefill)
                 self._reuse.forget(prefill.lease)
+                self._reuse.clear()
                 self._fail(prefill.prepared.request_id, f"The prompt could not be processed: {error}")
 
     def _advance(self, prefill: Prefill, count: int) -> None:
@@ -207,8 +210,8 @@ class Engine:
             if stop in prepared.branches:
                 self._reuse.snapshot(prepared.ids[:stop], prefill.caches)
         if prefill.remaining == 0:
-            self._scheduler.remove(prefill)
             self._join(prefill)
+            self._scheduler.remove(prefill)
             mx.clear_cache()
 
     def _join(self, prefill: Prefill) -> None:
@@ -216,7 +219,7 @@ class Engine:
         room = self._loaded.info.context_length - len(prepared.ids)
         caches, held = prefill.caches, prepared.ids[: prefill.done]
         self._reuse.snapshot(held, caches)
-        lease = self._reuse.share(prefill.lease, held, caches)
+        prefill.lease = self._reuse.share(prefill.lease, held, caches)
         for choice in range(request.n):
             last = choice == request.n - 1
             sequence = Sequence(
@@ -236,12 +239,14 @@ class Engine:
             )
             own = caches if last else [slots.fork(cache) for cache in caches]
             token = mx.array(prepared.ids[-1:], dtype=mx.uint32)
-            self._joining.append(Row(sequence, own, token, lease if last else None))
+            self._joining.append(Row(sequence, own, token, prefill.lease if last else None))
 
     def _fail_group(self, group: Group, sequences: list[Sequence], error: Exception) -> None:
-        """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped."""
+        """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped, as is the
+        prefix cache: it may hold arrays that hang on the failed pass, and if memory was short, it helps."""
         _LOG.error("A forward pass of %d rows failed", len(sequences), exc_info=error)
         self._batch.drop(group)
+        self._reuse.clear()
         for request_id in {s.request_id for s in [*sequences, *group.sequences] if not s.done}:
             self._fail(request_id, f"The model's forward pass failed: {error}")
 

@@ -73,6 +73,11 @@ class Group:
         """Whether rows can join: a cache without a token has no shape yet."""
         return self._slotted or len(self.sequences[0]) > 0
 
+    @property
+    def lone(self) -> Row | None:
+        """The row that is alone in its own caches, if it can move."""
+        return None if self._slotted or not self.open else Row(self.sequences[0], self.caches, self.tokens, self.lease)
+
     def join(self, row: Row) -> list[Entry | None]:
         """A newcomer takes the slot of a finished row, or one more. Gives the leases on caches that are no longer in use."""
         freed = [row.lease]
@@ -149,8 +154,9 @@ class Group:
         if len(rows) != before:
             self.tokens = self.tokens[: len(rows)]
             self._sampler = None
+            longest = max(len(sequence) for sequence in rows)
             for mine in self.caches:
-                slots.shrink(mine, len(rows))
+                slots.shrink(mine, len(rows), longest)
 
 
 def _drop_finished_tail(rows: list[Sequence]) -> None:
@@ -189,18 +195,32 @@ class Batch:
                 if not sequence.wants_step:
                     self._leave(sequence, group.lease, functools.partial(group.extract, index))
         self.groups = [group for group in self.groups if group.live]
+        self._merge()
         for row in joining:
-            length = len(row.sequence)
-            fits = [g for g in self.groups if g.open and g.padding(length) <= self._padding_limit]
             if not row.sequence.wants_step:
                 self._leave(row.sequence, row.lease, functools.partial(Group(self._model, row, 0).extract, 0))
-            elif fits and self._batchable and length > 0:
-                for lease in min(fits, key=lambda group: group.padding(length)).join(row):
-                    self._reuse.copied(lease)
-            else:
+            elif not self._join(row, self.groups):
                 self.groups.append(Group(self._model, row, self._vocab_size))
         for group in self.groups:
             group.close_gaps()
+
+    def _merge(self) -> None:
+        """Lone rows move in with others as soon as they can: one whose prompt was a single token had no cache to join
+        with, or a long row has left since."""
+        for group in list(self.groups) if len(self.groups) > 1 else ():
+            others = [other for other in self.groups if other is not group]
+            if group.lone is not None and self._join(group.lone, others):
+                self.groups = others
+
+    def _join(self, row: Row, groups: list[Group]) -> bool:
+        """Put a row into the group where it wastes least, if there is one for it."""
+        length = len(row.sequence)
+        fits = [group for group in groups if group.open and group.padding(length) <= self._padding_limit]
+        if not fits or not self._batchable or length == 0:
+            return False
+        for lease in min(fits, key=lambda group: group.padding(length)).join(row):
+            self._reuse.copied(lease)
+        return True
 
     def _leave(self, sequence: Sequence, lease: Entry | None, extract: Callable[[int], Caches]) -> None:
         """Keep a row's caches for later requests, as far as the host knows the tokens in them."""
@@ -212,6 +232,6 @@ class Batch:
             self._reuse.forget(lease)
 
     def drop(self, group: Group) -> None:
-        """A group whose caches are no good any more."""
-        self.groups.remove(group)
+        """A group whose caches are no good any more. Its rows may have finished and left already."""
+        self.groups = [other for other in self.groups if other is not group]
         self._reuse.forget(group.lease)

@@ -126,7 +126,7 @@ def draw(weights: mx.array, uniform: mx.array) -> mx.array:
 
 
 class _Penalties:
-    """Counts of what each row has seen. A row's last token is counted at the step that takes it in: the host does not
+    """Counts of what each row has seen. A row's last token is counted at the step that takes it in: the host may not
     know it when the counts are made. A row's first step takes in its prompt's last token, which is counted with the
     prompt."""
 
@@ -136,7 +136,7 @@ class _Penalties:
         for i, row in enumerate(rows):
             if row.sampling.penalized:
                 prompt[i, row.prompt] = True
-                np.add.at(counts[i], row.output, 1)
+                np.add.at(counts[i], row.output[: max(0, row.launched - 1)], 1)
         self._rows = rows
         self._prompt = mx.array(prompt)
         self._counts = mx.array(counts)

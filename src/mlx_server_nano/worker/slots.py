@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_map
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
 _GROWTH = 256
@@ -60,9 +61,7 @@ class SlotKV:
         self.offset = positions.offset
         needed = self._index_capacity(max(positions.lengths) + 1)
         if needed > self.keys.shape[2]:
-            grown = self._index_capacity(needed + max(_GROWTH, needed // 8))
-            self.keys = _resized(self.keys, self.keys.shape[0], grown)
-            self.values = _resized(self.values, self.values.shape[0], grown)
+            self._resize(len(positions.lengths), self._index_capacity(needed + max(_GROWTH, needed // 8)))
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write `[rows, heads, 1, dim]` at each row's position; return what the rows attend to, `[rows, heads, length,
@@ -108,6 +107,17 @@ class SlotKV:
         """A row's tokens as a cache of its own."""
         return _kv_cache(self.keys[slot : slot + 1, :, :length], self.values[slot : slot + 1, :, :length])
 
+    def shrink(self, count: int, length: int) -> None:
+        """Give memory back where a quarter of it would do for `count` rows of at most `length` tokens."""
+        slots, capacity = self.keys.shape[0], self.keys.shape[2]
+        needed = self._index_capacity(length + _GROWTH)
+        if 4 * count * needed <= slots * capacity:
+            self._resize(2 * count, needed)
+
+    def _resize(self, slots: int, capacity: int) -> None:
+        self.keys = _resized(self.keys, slots, capacity)
+        self.values = _resized(self.values, slots, capacity)
+
     def _write(self, slot: int, keys: mx.array, values: mx.array, start: int, length: int) -> None:
         if self.keys is None:
             capacity = self._index_capacity(start + length + _GROWTH)
@@ -118,8 +128,7 @@ class SlotKV:
             slots = max(slots, slot + 1 if slot < slots else 2 * slots)
             if start + length > capacity:
                 capacity = self._index_capacity(start + length + _GROWTH)
-            self.keys = _resized(self.keys, slots, capacity)
-            self.values = _resized(self.values, slots, capacity)
+            self._resize(slots, capacity)
         self.keys[slot : slot + 1, :, start : start + length] = keys
         self.values[slot : slot + 1, :, start : start + length] = values
 
@@ -232,13 +241,15 @@ def move(slots: Any, source: int, target: int) -> None:
         slots.cache = [_put_row(array, target, array[source : source + 1]) for array in slots.cache]
 
 
-def shrink(slots: Any, count: int) -> None:
-    """Only the first `count` slots are in use. KV slots keep their room; state arrays are cut, as every step makes new
-    ones."""
+def shrink(slots: Any, count: int, length: int) -> None:
+    """Only the first `count` slots are in use, for rows of at most `length` tokens. KV slots keep some room; state
+    arrays are cut, as every step makes new ones."""
     if isinstance(slots, CacheList):
         for part in slots.caches:
-            shrink(part, count)
-    elif not isinstance(slots, SlotKV):
+            shrink(part, count, length)
+    elif isinstance(slots, SlotKV):
+        slots.shrink(count, length)
+    else:
         slots.cache = [None if array is None else array[:count] for array in slots.cache]
 
 
@@ -267,9 +278,10 @@ def _empty(like: mx.array, slots: int, capacity: int) -> mx.array:
 
 
 def _resized(array: mx.array, slots: int, capacity: int) -> mx.array:
-    grown = _empty(array, slots, capacity)
-    grown[: array.shape[0], :, : array.shape[2]] = array
-    return grown
+    kept = array[:slots, :, :capacity]
+    resized = _empty(array, slots, capacity)
+    resized[: kept.shape[0], :, : kept.shape[2]] = kept
+    return resized
 
 
 def fork(cache: Any) -> Any:
@@ -278,12 +290,8 @@ def fork(cache: Any) -> Any:
     twin = copy.copy(cache)
     if isinstance(cache, CacheList):
         twin.caches = tuple(fork(part) for part in cache.caches)
-    elif isinstance(cache, ArraysCache):
-        twin.cache = [None if array is None else array[...] for array in cache.cache]
     else:
-        for name, value in vars(cache).items():
-            if isinstance(value, mx.array):
-                setattr(twin, name, value[...])
+        twin.__dict__ = tree_map(lambda value: value[...] if isinstance(value, mx.array) else value, vars(cache))
     return twin
 
 

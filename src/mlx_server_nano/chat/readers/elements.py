@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from mlx_server_nano.chat.formats.base import TagArguments
 from mlx_server_nano.chat.values import convert, properties, types_of
+
+_SPACE: Final = re.compile(r"\s*")
 
 
 def nested(text: str, syntax: TagArguments, schema: Any, root: Mapping[str, Any]) -> str:
@@ -51,9 +53,9 @@ def _members(text: str, opening: str) -> list[tuple[str, str]] | None:
     tag = re.compile(rf"{opening}(/?)([^<>/\s]+)>")
     members: list[tuple[str, str]] = []
     position = 0
-    while text[position:].strip():
-        first = tag.search(text, position)
-        if first is None or first.group(1) or text[position : first.start()].strip():
+    while (position := _SPACE.match(text, position).end()) < len(text):  # type: ignore[union-attr]
+        first = tag.match(text, position)
+        if first is None or first.group(1):
             return None
         depth = 1
         for found in tag.finditer(text, first.end()):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 from mlx_server_nano.chat.formats.base import JsonCall
 from mlx_server_nano.chat.lexer import Emit, Markers, Source, Step, drop, markers
 from mlx_server_nano.chat.readers.context import Context
 
-_IN_STRING = markers('"', "\\")
-_STRUCTURE = ('"', "{", "}", "[", "]", ",")
+_IN_STRING: Final = markers('"', "\\")
+_SHORT: Final = 1024
+_STRUCTURE: Final = ('"', "{", "}", "[", "]", ",")
 
 
 def value(source: Source, emit: Emit, stops: Markers) -> Step[bool]:
@@ -34,7 +36,7 @@ def value(source: Source, emit: Emit, stops: Markers) -> Step[bool]:
         else:
             source.back(found)
             return found in _STRUCTURE
-        if depth == 0 and found != ",":
+        if depth == 0:
             return True
 
 
@@ -64,7 +66,24 @@ def string(source: Source) -> Step[str | None]:
     parts = [(yield from source.take())]
     if not (yield from _string(source, parts.append)):
         return None
-    raw = "".join(parts)
+    return _decoded("".join(parts))
+
+
+def _short(source: Source) -> Step[str | None]:
+    """As `string`, for keys and names. None if it gets too long for one: no text shall be held back for it."""
+    if (yield from source.peek()) != '"':
+        return None
+    raw = yield from source.take()
+    while len(raw) < _SHORT:
+        piece, found = yield from source.within(_IN_STRING, _SHORT)
+        raw += piece + found
+        if found != "\\":
+            return _decoded(raw) if found else None
+        raw += yield from source.take()
+    return None
+
+
+def _decoded(raw: str) -> str:
     try:
         return str(json.loads(raw, strict=False))
     except ValueError:
@@ -101,7 +120,7 @@ class _Envelope:
         if char in (",", "}"):
             yield from source.take()
             return char == ","
-        key = yield from string(source)
+        key = yield from _short(source)
         if key is None:
             return False
         yield from source.space()
@@ -117,7 +136,7 @@ class _Envelope:
             self._name = key
             return self._begin() and (yield from self._arguments())
         if key in syntax.name and not self._name:
-            name = yield from string(source)
+            name = yield from _short(source)
             self._name = name or ""
             return bool(name) and ((self._context.tentative and not self._early) or self._begin())
         if key in syntax.arguments:
@@ -125,7 +144,7 @@ class _Envelope:
                 return False
             return (yield from self._arguments())
         if key in syntax.id and not self._started and (yield from source.peek()) == '"':
-            self._id = yield from string(source)
+            self._id = yield from _short(source)
             return self._id is not None
         if self._context.tentative and not self._started and key != "type":
             return False

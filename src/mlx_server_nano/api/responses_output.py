@@ -1,0 +1,247 @@
+"""An answer as output items, and as the events that tell of them while they grow (OpenAI's ResponseStreamEvent)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from mlx_server_nano.api.logprobs import to_openai
+from mlx_server_nano.api.responses_items import CUSTOM_INPUT, new_id, seal
+from mlx_server_nano.chat.answer import Piece
+from mlx_server_nano.chat.deltas import CallEnd, CallStart, ContentDelta, Delta, ReasoningDelta
+from mlx_server_nano.types import FinishReason
+
+# An event's type and its fields, without the sequence number.
+Events = Iterator[tuple[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    """A kind of text: the item that it makes up, where in it, and what its events are called."""
+
+    item: str
+    place: str
+    index: str
+    part: str
+    part_event: str
+    text_event: str
+
+
+_MESSAGE: Final = _Channel(
+    "message", "content", "content_index", "output_text", "response.content_part", "response.output_text"
+)
+_REASONING: Final = _Channel(
+    "reasoning", "content", "content_index", "reasoning_text", "response.content_part", "response.reasoning_text"
+)
+_SUMMARY: Final = _Channel(
+    "reasoning",
+    "summary",
+    "summary_index",
+    "summary_text",
+    "response.reasoning_summary_part",
+    "response.reasoning_summary_text",
+)
+
+
+class _Item:
+    def __init__(self, kind: str, output_index: int) -> None:
+        self.id = new_id(kind)
+        self.status = "in_progress"
+        self._kind = kind
+        self._output_index = output_index
+
+    @property
+    def answers(self) -> bool:
+        """Whether the client waits for this, not for reasoning."""
+        return self._kind != "reasoning"
+
+    @property
+    def _at(self) -> dict[str, Any]:
+        return {"item_id": self.id, "output_index": self._output_index}
+
+    def to_wire(self) -> dict[str, Any]:
+        return {"id": self.id, "type": self._kind, "status": self.status}
+
+    def opening(self) -> Events:
+        yield "response.output_item.added", {"output_index": self._output_index, "item": self.to_wire()}
+
+    def closing(self, status: str) -> Events:
+        self.status = status
+        yield "response.output_item.done", {"output_index": self._output_index, "item": self.to_wire()}
+
+
+class _Text(_Item):
+    """A message or reasoning: one part with a text."""
+
+    def __init__(self, channel: _Channel, output_index: int, *, sealed: bool) -> None:
+        super().__init__(channel.item, output_index)
+        self.channel = channel
+        self._sealed = sealed and channel.item == "reasoning"
+        self._text: list[str] = []
+        self._logprobs: list[dict[str, object]] = []
+        self._begun = False
+
+    def to_wire(self) -> dict[str, Any]:
+        item = super().to_wire()
+        if self.channel is _MESSAGE:
+            item["role"] = "assistant"
+        else:
+            item["summary"] = []
+        item[self.channel.place] = [self._part()] if self._begun else []
+        if self._sealed and self.status != "in_progress":
+            item["encrypted_content"] = seal("".join(self._text))
+        return item
+
+    def opening(self) -> Events:
+        yield from super().opening()
+        yield f"{self.channel.part_event}.added", {**self._where, "part": self._part()}
+        self._begun = True
+
+    def add(self, text: str, logprobs: list[dict[str, object]]) -> Events:
+        self._text.append(text)
+        self._logprobs += logprobs
+        delta = {**self._where, "delta": text}
+        yield f"{self.channel.text_event}.delta", delta | self._with(logprobs)
+
+    def closing(self, status: str) -> Events:
+        text = {**self._where, "text": "".join(self._text)}
+        yield f"{self.channel.text_event}.done", text | self._with(self._logprobs)
+        yield f"{self.channel.part_event}.done", {**self._where, "part": self._part()}
+        yield from super().closing(status)
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {**self._at, self.channel.index: 0}
+
+    def _part(self) -> dict[str, Any]:
+        part: dict[str, Any] = {"type": self.channel.part, "text": "".join(self._text)}
+        return part | {"annotations": [], **self._with(self._logprobs)} if self.channel is _MESSAGE else part
+
+    def _with(self, logprobs: list[dict[str, object]]) -> dict[str, Any]:
+        return {"logprobs": logprobs} if self.channel is _MESSAGE else {}
+
+
+class _Call(_Item):
+    """A call of a function."""
+
+    def __init__(self, start: CallStart, output_index: int, kind: str = "function_call") -> None:
+        super().__init__(kind, output_index)
+        self._start = start
+        self._arguments: list[str] = []
+
+    def to_wire(self) -> dict[str, Any]:
+        return {**super().to_wire(), "call_id": self._start.id, "name": self._start.name, **self._given()}
+
+    def add(self, fragment: str) -> Events:
+        self._arguments.append(fragment)
+        yield "response.function_call_arguments.delta", {**self._at, "delta": fragment}
+
+    def closing(self, status: str) -> Events:
+        yield "response.function_call_arguments.done", {**self._at, "name": self._start.name, **self._given()}
+        yield from super().closing(status)
+
+    def _given(self) -> dict[str, str]:
+        return {"arguments": "".join(self._arguments)}
+
+
+class _CustomCall(_Call):
+    """A call of a custom tool. Its text stands in the arguments of the function that the model called, and goes out whole."""
+
+    def __init__(self, start: CallStart, output_index: int) -> None:
+        super().__init__(start, output_index, "custom_tool_call")
+
+    def add(self, fragment: str) -> Events:
+        self._arguments.append(fragment)
+        yield from ()
+
+    def closing(self, status: str) -> Events:
+        given = self._given()
+        yield "response.custom_tool_call_input.delta", {**self._at, "delta": given["input"]}
+        yield "response.custom_tool_call_input.done", {**self._at, **given}
+        yield from _Item.closing(self, status)
+
+    def _given(self) -> dict[str, str]:
+        """Arguments that are not those of the function go out as the model wrote them."""
+        arguments = "".join(self._arguments)
+        try:
+            found = msgspec.json.decode(arguments, type=dict[str, Any]).get(CUSTOM_INPUT)
+        except msgspec.MsgspecError:
+            found = None
+        return {"input": found if isinstance(found, str) else arguments}
+
+
+class Output:
+    """The items of one answer.
+
+    custom: the names of custom tools. summarize: reasoning goes out as a summary, the only one there is: its whole text.
+    sealed: it goes out as `encrypted_content` as well.
+    """
+
+    def __init__(self, custom: Collection[str], *, summarize: bool, sealed: bool) -> None:
+        self._custom = custom
+        self._reasoning = _SUMMARY if summarize else _REASONING
+        self._sealed = sealed
+        self._items: list[_Text | _Call] = []
+        self._open: _Text | _Call | None = None
+        self._logprobs: list[dict[str, object]] = []
+        self.finish: FinishReason | None = None
+
+    def to_wire(self) -> list[dict[str, Any]]:
+        return [item.to_wire() for item in self._items]
+
+    def take(self, piece: Piece) -> Events:
+        """Must be read to its end."""
+        self._logprobs += map(to_openai, piece.logprobs)
+        last = len(piece.deltas) - 1
+        for i, delta in enumerate(piece.deltas):
+            cut = i == last and piece.finish is FinishReason.LENGTH
+            yield from self._take(delta, cut)
+        if piece.deltas:
+            self._logprobs = []
+        if piece.finish is not None:
+            self.finish = piece.finish
+            yield from self._close(cut=piece.finish is FinishReason.LENGTH)
+            if piece.finish is not FinishReason.LENGTH and not any(item.answers for item in self._items):
+                # Clients expect a message, be it empty.
+                yield from self._begin(_Text(_MESSAGE, len(self._items), sealed=False))
+                yield from self._close()
+
+    def interrupt(self) -> None:
+        """No piece will come any more; what was open stays unfinished."""
+        if self._open is not None:
+            self._open.status = "incomplete"
+
+    def _take(self, delta: Delta, cut: bool) -> Events:
+        if isinstance(delta, ContentDelta):
+            logprobs, self._logprobs = self._logprobs, []
+            yield from self._say(_MESSAGE, delta.text, logprobs)
+        elif isinstance(delta, ReasoningDelta):
+            yield from self._say(self._reasoning, delta.text, [])
+        elif isinstance(delta, CallStart):
+            yield from self._close()
+            kind = _CustomCall if delta.name in self._custom else _Call
+            yield from self._begin(kind(delta, len(self._items)))
+        elif isinstance(delta, CallEnd):
+            yield from self._close(cut=cut)
+        elif isinstance(self._open, _Call):
+            yield from self._open.add(delta.fragment)
+
+    def _say(self, channel: _Channel, text: str, logprobs: list[dict[str, object]]) -> Events:
+        if not isinstance(self._open, _Text) or self._open.channel is not channel:
+            yield from self._close()
+            yield from self._begin(_Text(channel, len(self._items), sealed=self._sealed))
+        if isinstance(self._open, _Text):
+            yield from self._open.add(text, logprobs)
+
+    def _begin(self, item: _Text | _Call) -> Events:
+        self._items.append(item)
+        self._open = item
+        yield from item.opening()
+
+    def _close(self, *, cut: bool = False) -> Events:
+        if self._open is not None:
+            yield from self._open.closing("incomplete" if cut else "completed")
+            self._open = None

@@ -1,0 +1,121 @@
+"""What goes wrong in one place stays there."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.e2e.conftest import ServerProcess, wait_until
+
+QWEN = "mlx-community/Tiny-Qwen3-4bit"
+HELLO = [{"role": "user", "content": "Hello there."}]
+# Long enough to be caught in the middle: no end-of-sequence token.
+LONG = {
+    "model": QWEN,
+    "messages": HELLO,
+    "max_tokens": 4000,
+    "temperature": 0,
+    "stream": True,
+    "logit_bias": {"3258": -100},
+}
+
+
+def chat(server, model: str, text: str = "Hello there.") -> str:
+    answer = server.client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": text}], max_tokens=5, temperature=0
+    )
+    return answer.choices[0].message.content
+
+
+def busiest(server: ServerProcess) -> psutil.Process:
+    """The worker that works."""
+    workers = [child for child in server.children() if "mlx_server_nano.worker" in child.cmdline()]
+    before = {worker: sum(worker.cpu_times()[:2]) for worker in workers}
+    time.sleep(0.5)
+    return max(workers, key=lambda worker: sum(worker.cpu_times()[:2]) - before[worker])
+
+
+def test_a_worker_killed_in_mid_stream(start):
+    server = start()
+    other = "mlx-community/Tiny-Llama-bf16"
+    chat(server, other)
+    wait_until(lambda: len(server.children()) == 2)
+    events: list[str] = []
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=LONG, timeout=60) as response:
+        lines = (line for line in response.iter_lines() if line)
+        events += [next(lines) for _ in range(5)]
+        busiest(server).kill()
+        events += lines
+    assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "worker_died"
+    assert "data: [DONE]" not in events
+    wait_until(lambda: [model["id"] for model in server.health()["models"]] == [other])
+    assert chat(server, other)
+    assert chat(server, QWEN)
+
+
+def test_a_failing_forward_pass_and_an_abort(start, faulty):
+    server = start("--trust-remote-code")
+    model = str(faulty)
+    before = chat(server, model)
+    with pytest.raises(openai.InternalServerError) as caught:
+        chat(server, model, "x <|fim_pad|>")
+    assert caught.value.code == "generation_failed" and "a kernel failed" in str(caught.value)
+    assert chat(server, model) == before, "the worker goes on"
+    with pytest.raises(openai.InternalServerError) as caught:
+        chat(server, model, "x <|repo_name|>")
+    assert caught.value.code == "worker_died" and "SIGABRT" in str(caught.value)
+    assert chat(server, model) == before, "another worker has taken over"
+
+
+def test_code_of_a_repository_is_not_run_unasked(start, faulty):
+    server = start("--no-spare-worker")
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(server, str(faulty))
+    assert caught.value.code == "model_not_supported" and "--trust-remote-code" in str(caught.value)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_client_that_leaves_frees_its_row(start, streamed):
+    server = start()
+    chat(server, QWEN)
+    body = {**LONG, "stream": streamed}
+    if streamed:
+        with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) as response:
+            lines = response.iter_lines()
+            next(lines)
+            assert server.running() == 1
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=0.5)
+    wait_until(lambda: server.running() == 0, 20)
+
+
+def test_sigterm_lets_running_requests_finish(start):
+    server = start()
+    chat(server, QWEN)
+    body = {**LONG, "max_tokens": 300}
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        next(lines)
+        server.signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 503)
+        refused = httpx.post(f"{server.url}/v1/chat/completions", json=LONG)
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "unavailable"
+        rest = list(lines)
+    assert rest[-2:] == ["data: [DONE]", ""]
+    assert server.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
+def test_no_worker_outlives_the_gateway(start, number):
+    server = start()
+    chat(server, QWEN)
+    wait_until(lambda: len(server.children()) == 2)
+    server.signal(number)
+    assert server.end() == -number
