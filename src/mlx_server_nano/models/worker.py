@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mlx_server_nano.errors import WorkerDiedError, from_failure
+from mlx_server_nano.errors import InvalidRequestError, WorkerDiedError, from_failure
 from mlx_server_nano.models.generation import Generation
 from mlx_server_nano.models.process import spawn
 from mlx_server_nano.protocol import (
@@ -131,10 +131,16 @@ class Worker:
         return info
 
     def generate(self, request: GenerationRequest) -> Generation:
-        """Send a request to the loaded model. Raises WorkerDiedError."""
+        """Send a request to the loaded model. Raises WorkerDiedError, and InvalidRequestError for what no frame can hold."""
         request_id = next(self._ids)
         generation = Generation(request.n, lambda: self._cancel(request_id))
-        self._send(Generate(request_id, request))
+        try:
+            self._send(Generate(request_id, request))
+        except (OverflowError, RecursionError):
+            # Schemas and earlier arguments are JSON of the client's own, whose integers have no bounds.
+            raise InvalidRequestError(
+                "The request holds a number that is out of range, or is nested too deeply."
+            ) from None
         self._generations[request_id] = generation
         return generation
 
