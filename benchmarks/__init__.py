@@ -1,1 +1,1 @@
-"""Benchmarks: commands that print ratios measured side by side in one run."""
+"""How fast the server is, beside its rival and the bare loops. `python -m benchmarks.serve`; see README.md."""

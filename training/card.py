@@ -99,5 +99,5 @@ def _training(log: Path) -> str:
     return (
         f"{last['tokens'] / 1e6:,.0f} million tokens in {last['step']:,} steps, {last['seconds'] / 60:.1f} minutes, with MLX "
         f"({last['tokens_per_second'] / 1e6:.2f} million tokens a second at the end). AdamW, bfloat16 passes over float32 "
-        f"weights, warm-up, constant rate, linear decay. Loss on answers of unseen conversations at the end: {last['held_out']:.3f}."
+        f"weights, warm-up, constant rate, linear decay. Loss on unseen answers at the end: {last['held_out']:.3f}."
     )

@@ -27,7 +27,8 @@ GROUP: Final = 64
 
 def quantize(folder: Path, bits: int, out: Path) -> None:
     """A model folder's copy in `bits` bits, the embedding included."""
-    model, settings = load_model(folder)
+    model, _ = load_model(folder)
+    settings = json.loads((folder / "config.json").read_text())  # mlx-lm's has the generation config mixed in
     model, settings = quantize_model(model, settings, GROUP, bits)
     save(model, settings, folder, out)
 
@@ -89,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Quantize, compare and export the trained model.")
     parser.add_argument("--model", type=Path, required=True, help="the trained folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for the chosen form")
-    parser.add_argument("--bits", type=int, nargs="+", default=(4, 6, 8), help="forms to compare")
+    parser.add_argument("--bits", type=int, nargs="+", default=(4, 8), help="forms to compare")
     parser.add_argument("--each", type=int, default=EACH, help="prompts for each skill")
     parser.add_argument("--rows", type=int, default=default_rows(), help="decoded at once")
     options = parser.parse_args()

@@ -32,6 +32,8 @@ from training.tokenizer import PADDING, token_id
 WARM_UP: Final = 0.02  # parts of the budget
 DECAY_FROM: Final = 0.65
 STOPPED: Final = 3  # exit code: the budget is not spent yet
+BETWEEN_LINES: Final = 15  # seconds
+BETWEEN_SAVES: Final = 120
 COMPILING: Final = 3  # first steps of a process, whose time is not training
 
 
@@ -166,51 +168,61 @@ def held_out_rows(tokenizer: Tokenizer, padding: int, each: int = 16) -> list[Ro
     return [fill(found, len(found), length, padding) for length, found in by_class.items() if found]
 
 
-def train(
-    trainer: Trainer, batches: Batches, progress: Progress, checks: Sequence[Rows], out: Path, until: float
-) -> bool:
+class Log:
+    """Lines of figures, on the terminal and in log.jsonl. Writing one takes a look at unseen conversations."""
+
+    def __init__(self, trainer: Trainer, checks: Sequence[Rows], out: Path) -> None:
+        self._trainer, self._checks, self._path = trainer, checks, out / "log.jsonl"
+        self._tokens = 0
+        self.at = time.monotonic()
+
+    def restart(self, progress: Progress) -> None:
+        """Count the rate from here."""
+        self.at, self._tokens = time.monotonic(), progress.tokens
+
+    def write(self, progress: Progress, loss: float) -> None:
+        line = {
+            "step": progress.step,
+            "seconds": round(progress.seconds, 1),
+            "loss": round(loss, 4),
+            "held_out": round(self._trainer.loss(self._checks), 4),
+            "tokens": progress.tokens,
+            "tokens_per_second": round((progress.tokens - self._tokens) / (time.monotonic() - self.at)),
+        }
+        with self._path.open("a") as file:
+            print(json.dumps(line), file=file)
+        print(" ".join(f"{key}={value}" for key, value in line.items()), flush=True)
+        self.restart(progress)
+
+
+def train(trainer: Trainer, batches: Batches, progress: Progress, log: Log, out: Path, until: float) -> bool:
     """Train until the budget is spent (True) or the clock (time.monotonic) says `until` (False)."""
     budget = trainer.plan.minutes * 60
-    first, mark, marked = progress.step, time.monotonic(), progress.tokens
-    reported = saved = started = time.monotonic()
-    before: Any = None
-    with (out / "log.jsonl").open("a") as log:
-        while progress.seconds < budget and (now := time.monotonic()) < until:
-            batch = next(batches)
-            loss = trainer.step(batch, progress.seconds / budget)
-            if before is not None:
-                before.item()  # at most one step is under way while the next batch is made
-            before = loss
-            progress.step += 1
-            progress.tokens += int(sum(rows.lengths.sum() for rows in batch))
-            progress.position = batches.position
-            if progress.step - first <= COMPILING:
-                loss.item()
-                mark = reported = time.monotonic()
-                marked = progress.tokens
-                print(
-                    f"step {progress.step}: loss {loss.item():.3f}, {mark - started:.1f} s since the start", flush=True
-                )
-                continue
+    first, loss, before = progress.step, None, None
+    saved = mark = time.monotonic()
+    while progress.seconds < budget and time.monotonic() < until:
+        batch = next(batches)
+        loss = trainer.step(batch, progress.seconds / budget)
+        if before is not None:
+            before.item()  # at most one step is under way while the next batch is made
+        before = loss
+        progress.step += 1
+        progress.tokens += int(sum(rows.lengths.sum() for rows in batch))
+        progress.position = batches.position
+        if progress.step - first <= COMPILING:
+            print(f"step {progress.step}: loss {loss.item():.3f}, {time.monotonic() - mark:.1f} s", flush=True)
+            log.restart(progress)
+        else:
             progress.seconds += time.monotonic() - mark
+        mark = time.monotonic()
+        if mark - log.at > BETWEEN_LINES:
+            log.write(progress, loss.item())
+            if mark - saved > BETWEEN_SAVES:
+                trainer.save(out, progress)
+                saved = time.monotonic()
             mark = time.monotonic()
-            if mark - reported > 15:
-                line = {
-                    "step": progress.step,
-                    "seconds": round(progress.seconds, 1),
-                    "loss": round(float(loss.item()), 4),
-                    "held_out": round(trainer.loss(checks), 4),
-                    "tokens": progress.tokens,
-                    "tokens_per_second": round((progress.tokens - marked) / (mark - reported)),
-                    "rate": round(rate_at(progress.seconds / budget, trainer.plan.rate), 6),
-                }
-                print(json.dumps(line), file=log, flush=True)
-                print(" ".join(f"{key}={value}" for key, value in line.items()), flush=True)
-                if now - saved > 120:
-                    trainer.save(out, progress)
-                    saved = now
-                mark = reported = time.monotonic()
-                marked = progress.tokens
+    if loss is not None:
+        log.write(progress, loss.item())
     trainer.save(out, progress)
     return progress.seconds >= budget
 
@@ -246,7 +258,8 @@ def main() -> None:
     print(f"{shape.parameters(trainer.model) / 1e6:.2f}M parameters, from step {progress.step}", flush=True)
     batches = Batches(options.data, plan.positions, padding, plan.seed, progress.position)
     until = started + 60 * options.stop_after if options.stop_after else float("inf")
-    done = train(trainer, batches, progress, held_out_rows(tokenizer, padding), options.out, until)
+    log = Log(trainer, held_out_rows(tokenizer, padding), options.out)
+    done = train(trainer, batches, progress, log, options.out, until)
     shape.save(trainer.trained(), settings, options.tokenizer, options.out / "model")
     print(f"{'trained' if done else 'stopped: the same command goes on'}; {options.out / 'model'}", flush=True)
     sys.exit(0 if done else STOPPED)

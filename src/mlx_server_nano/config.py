@@ -19,7 +19,8 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the settings table. `parse` turns text to the value and raises ValueError with the reason."""
+    """One row of the settings table. `parse` turns text to the value and raises ValueError with the reason. repeatable: the
+    flag may come several times, which is the same as its values with commas between them."""
 
     name: str
     flag: str
@@ -27,6 +28,7 @@ class Setting:
     parse: Callable[[str], Any]
     metavar: str
     help: str
+    repeatable: bool = False
 
     @property
     def default(self) -> Any:
@@ -36,7 +38,7 @@ class Setting:
     def default_text(self) -> str:
         """As the help and the documentation show it; empty: unset."""
         default = self.default
-        if default is None:
+        if default is None or default == ():
             return ""
         if isinstance(default, bool):
             return "on" if default else "off"
@@ -137,6 +139,17 @@ def _memory_or_none(text: str) -> int | None:
     if not text:
         return None
     return 0 if text == "0" else _memory(text)
+
+
+def _model_map(text: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of a pattern and a model, from `claude-*=qwen3-8b,gpt-4o=qwen3-4b`."""
+    pairs = []
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        pattern, _, model = item.partition("=")
+        if not pattern or not model:
+            raise ValueError("not a list such as claude-*=qwen3-8b,gpt-4o=qwen3-4b")
+        pairs.append((pattern, model))
+    return tuple(pairs)
 
 
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -257,6 +270,15 @@ SETTINGS: Final = (
         "Keep one worker process warm, so that a model loads seconds sooner.",
     ),
     Setting(
+        "model_map",
+        "--model-map",
+        "MLX_MODEL_MAP",
+        _model_map,
+        "PATTERN=MODEL",
+        "Use a model for names that fit a pattern, as claude-*=qwen3-8b; several with commas, the first that fits counts.",
+        repeatable=True,
+    ),
+    Setting(
         "local_paths",
         "--local-paths/--no-local-paths",
         "MLX_LOCAL_PATHS",
@@ -298,6 +320,7 @@ class Settings:
     keepalive_interval: float = 5.0
     shutdown_timeout: float = 30.0
     spare_worker: bool = True
+    model_map: tuple[tuple[str, str], ...] = ()
     local_paths: bool = True
     trust_remote_code: bool = False
 

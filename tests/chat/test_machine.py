@@ -27,35 +27,35 @@ def machine(name: str, *, inside: bool = False, calls: bool = True) -> Machine:
 
 
 # What is sent once the model has written so much of its call, and not more of it.
-BEGUN = '{"path": "/tm'
+BEGUN = '{"path": "/sr'
 STREAMED = [
-    ("hermes", '<tool_call>\n{"name": "write", "arguments": {"path": "/tm', BEGUN),
-    ("qwen-xml", "<tool_call>\n<function=write>\n<parameter=path>\n/tm", BEGUN),
-    ("glm-4", "<tool_call>write\n<arg_key>path</arg_key>\n<arg_value>/tm", BEGUN),
-    ("minimax-m2", '<minimax:tool_call>\n<invoke name="write">\n<parameter name="path">/tm', BEGUN),
+    ("hermes", '<tool_call>\n{"name": "write", "arguments": {"path": "/sr', BEGUN),
+    ("qwen-xml", "<tool_call>\n<function=write>\n<parameter=path>\n/sr", BEGUN),
+    ("glm-4", "<tool_call>write\n<arg_key>path</arg_key>\n<arg_value>/sr", BEGUN),
+    ("minimax-m2", '<minimax:tool_call>\n<invoke name="write">\n<parameter name="path">/sr', BEGUN),
     (
         "deepseek-v4",
-        '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="write">\n<｜DSML｜parameter name="path" string="true">/tm',
-        '{"path": "/tm',
+        '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="write">\n<｜DSML｜parameter name="path" string="true">/sr',
+        '{"path": "/sr',
     ),
-    ("pythonic", '[write(path="/tm', BEGUN),
-    ("lfm2", "<|tool_call_start|>[write(path='/tm", BEGUN),
-    ("gemma-4", '<|tool_call>call:write{path:<|"|>/tm', BEGUN),
+    ("pythonic", '[write(path="/sr', BEGUN),
+    ("lfm2", "<|tool_call_start|>[write(path='/sr", BEGUN),
+    ("gemma-4", '<|tool_call>call:write{path:<|"|>/sr', BEGUN),
     (
         "kimi-k2",
-        '<|tool_calls_section_begin|><|tool_call_begin|>functions.write:0<|tool_call_argument_begin|>{"path": "/tm',
-        '{"path": "/tm',
+        '<|tool_calls_section_begin|><|tool_call_begin|>functions.write:0<|tool_call_argument_begin|>{"path": "/sr',
+        '{"path": "/sr',
     ),
-    ("mistral", '[TOOL_CALLS]write[ARGS]{"path": "/tm', BEGUN),
-    ("mistral-v7", '[TOOL_CALLS] [{"name": "write", "arguments": {"path": "/tm', BEGUN),
-    ("llama-3", '{"name": "write", "parameters": {"path": "/tm', BEGUN),
-    ("gpt-oss", '<|channel|>commentary to=functions.write <|constrain|>json<|message|>{"path": "/tm', BEGUN),
+    ("mistral", '[TOOL_CALLS]write[ARGS]{"path": "/sr', BEGUN),
+    ("mistral-v7", '[TOOL_CALLS] [{"name": "write", "arguments": {"path": "/sr', BEGUN),
+    ("llama-3", '{"name": "write", "parameters": {"path": "/sr', BEGUN),
+    ("gpt-oss", '<|channel|>commentary to=functions.write <|constrain|>json<|message|>{"path": "/sr', BEGUN),
     (
         "command-r7b",
-        '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "write", "parameters": {"path": "/tm',
-        '{"path": "/tm',
+        '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "write", "parameters": {"path": "/sr',
+        '{"path": "/sr',
     ),
-    ("minimax-m3", ']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="write">]<]minimax[>[<path>/tm', BEGUN),
+    ("minimax-m3", ']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="write">]<]minimax[>[<path>/sr', BEGUN),
 ]
 
 
@@ -197,8 +197,8 @@ def test_without_calls_their_markup_is_content() -> None:
 
 def test_a_truncated_value_stays_open() -> None:
     running = machine("qwen-xml")
-    deltas = running.feed("<tool_call>\n<function=write>\n<parameter=path>\n/tmp") + running.finish()
-    assert deltas == [CallStart(0, "id", "write"), CallArguments(0, '{"path": "/tmp'), CallEnd(0)]
+    deltas = running.feed("<tool_call>\n<function=write>\n<parameter=path>\n/srv") + running.finish()
+    assert deltas == [CallStart(0, "id", "write"), CallArguments(0, '{"path": "/srv'), CallEnd(0)]
 
 
 def test_a_header_that_the_answer_ends_in_is_no_content() -> None:

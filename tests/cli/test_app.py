@@ -65,6 +65,8 @@ def test_help_imports_little(args):
         (["--log-level", "loud"], {}, "--log-level"),
         (["--port"], {}, "--port"),
         (["--prot", "1"], {}, "--prot"),
+        (["--model-map", "claude-*"], {}, "--model-map"),
+        ([], {"MLX_MODEL_MAP": "a=b,=c"}, "MLX_MODEL_MAP"),
         (["--default-temperature", "nan"], {}, "--default-temperature"),
         (["nonsense"], {}, "nonsense"),
         (["serve", "nonsense"], {}, "nonsense"),

@@ -158,6 +158,31 @@ def test_local_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         catalog.resolve(str(folder))
 
 
+def test_mapped_names(tmp_path: Path) -> None:
+    cache_repository(tmp_path, f"{OWN}/small-4bit")
+    folder = write_model(tmp_path / "mine")
+    pairs = [
+        ("claude-*-small", "small"),
+        ("claude-*", str(folder)),
+        ("gpt-[45]o", "claude-x"),
+        ("o/m", f"{OWN}/small-4bit"),
+    ]
+    catalog = Catalog(cache_dir=tmp_path, model_map=pairs, allow_local_paths=False)
+    small = f"{OWN}/small-4bit"
+    wanted = {
+        "claude-1-small": small,
+        "o/m": small,
+        "small": small,
+        "claude-1": str(folder),
+        "claude-1-smaller": str(folder),
+    }
+    assert {name: catalog.resolve(name).id for name in wanted} == wanted
+    assert catalog.resolve("gpt-4o").id == f"{OWN}/claude-x", "a name is mapped once"
+    assert catalog.resolve("gpt-3o").id == f"{OWN}/gpt-3o"
+    with pytest.raises(ModelNotFoundError, match="by path"):
+        catalog.resolve(str(folder))
+
+
 def test_an_incomplete_local_folder_says_what_is_missing(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "mine", shards=3)
     (folder / "model-00003-of-00003.safetensors").unlink()

@@ -13,6 +13,7 @@ from typing import Final
 from tokenizers import Tokenizer
 
 from training.data import shards
+from training.data.mix import conversation
 
 CONVERSATIONS: Final = 8_000  # a shard: about 2 million tokens, 2 MB
 TOKENS: Final = 270  # of a conversation, on average
@@ -24,7 +25,8 @@ def shard(number: int, *, tokenizer: Path, out: Path, seed: int) -> int:
     if path.exists():
         return 0
     made = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    return shards.write(made, path, seed, number * CONVERSATIONS, CONVERSATIONS)
+    numbers = range(number * CONVERSATIONS, (number + 1) * CONVERSATIONS)
+    return shards.write(made, path, (conversation(seed, each) for each in numbers))
 
 
 def count(text: str) -> int:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from training.data.conversation import Conversation
-from training.data.mix import conversation
 from training.render import split_last
 
 LONGEST: Final = 2048
@@ -46,9 +45,9 @@ def samples(tokenizer: Tokenizer, conversations: Iterator[Conversation]) -> Iter
                 yield Sample(np.array(ids, np.uint16), len(prompt.ids))
 
 
-def write(tokenizer: Tokenizer, path: Path, seed: int, first: int, count: int) -> int:
-    """A shard of the conversations `first` to `first + count`; how many tokens it holds."""
-    made = list(samples(tokenizer, (conversation(seed, number) for number in range(first, first + count))))
+def write(tokenizer: Tokenizer, path: Path, conversations: Iterator[Conversation]) -> int:
+    """A shard of all conversations that are short enough; how many tokens it holds."""
+    made = list(samples(tokenizer, conversations))
     partial = path.with_suffix(".part")
     with partial.open("wb") as file:
         np.savez_compressed(

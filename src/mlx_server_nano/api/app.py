@@ -10,7 +10,9 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from mlx_server_nano.api.chat import ChatDialect
+from mlx_server_nano.api.envelope import ANTHROPIC_PATH
 from mlx_server_nano.api.gate import Gate
+from mlx_server_nano.api.messages import MessagesDialect
 from mlx_server_nano.api.middleware import HEALTH_PATH, ApiKey, Draining, Errors, RequestIds
 from mlx_server_nano.api.models import ModelEndpoints
 from mlx_server_nano.api.responses import responses_routes
@@ -37,10 +39,15 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
 
     models = ModelEndpoints(manager, catalog)
     chat = GenerationEndpoint(settings, manager, gate, ChatDialect(settings).prepare)
+    dialect = MessagesDialect()
+    messages = GenerationEndpoint(settings, manager, gate, dialect.prepare)
+    count = GenerationEndpoint(settings, manager, gate, dialect.prepare_count)
     routes = [
         Route("/", Methods({"GET": welcome})),
         Route(HEALTH_PATH, Methods({"GET": Health(manager, gate)})),
         Route("/v1/chat/completions", Methods({"POST": chat})),
+        Route(ANTHROPIC_PATH, Methods({"POST": messages})),
+        Route(f"{ANTHROPIC_PATH}/count_tokens", Methods({"POST": count})),
         *responses_routes(settings, manager, gate),
         Route("/v1/models", Methods({"GET": models.list})),
         Route("/v1/models/{name:path}", Methods({"GET": models.retrieve})),

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
-from mlx_server_nano.errors import ServerError
+from mlx_server_nano.errors import ContextLengthError, ServerError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
-ErrorRenderer = Callable[[ServerError], bytes]
+ANTHROPIC_PATH: Final = "/v1/messages"
+
+# Of Anthropic's errors; what is not here is an invalid_request_error below 500 and an api_error from there on.
+_ANTHROPIC_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    529: "overloaded_error",
+}
 
 
 def openai_error(error: ServerError) -> bytes:
@@ -21,9 +31,27 @@ def openai_error(error: ServerError) -> bytes:
     )
 
 
-def renderer_for(path: str) -> ErrorRenderer:
-    """How the dialect at this path writes its errors; unknown paths speak OpenAI's."""
-    return openai_error
+def anthropic_error(error: ServerError, request_id: str | None = None) -> bytes:
+    """Anthropic's envelope: `{"type": "error", "error": {"type", "message"}, "request_id"}`. The field at fault is named in
+    the message."""
+    status = anthropic_status(error)
+    kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    message = (
+        error.message if error.param is None or error.param in error.message else f"{error.param}: {error.message}"
+    )
+    if isinstance(error, ContextLengthError):
+        message = f"prompt is too long: {message}"  # by these words Claude Code knows that it must compact
+    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id})
+
+
+def anthropic_status(error: ServerError) -> int:
+    """Anthropic says 529 where a service cannot take a request now."""
+    return 529 if isinstance(error, UnavailableError) else error.status
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether the dialect at this path is Anthropic's; unknown paths speak OpenAI's."""
+    return path == ANTHROPIC_PATH or path.startswith(f"{ANTHROPIC_PATH}/")
 
 
 def as_server_error(error: Exception) -> ServerError:

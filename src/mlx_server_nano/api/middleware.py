@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlx_server_nano.api.envelope import as_server_error, renderer_for
+from mlx_server_nano.api.envelope import anthropic_error, anthropic_status, as_server_error, is_anthropic, openai_error
 from mlx_server_nano.api.gate import ClientGoneError, Gate
 from mlx_server_nano.api.routing import NotAllowedHereError
 from mlx_server_nano.errors import AuthenticationError, ServerError
@@ -21,7 +21,7 @@ _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 
 
 class RequestIds:
-    """Answers with the client's `x-request-id`, or one of ours."""
+    """Answers with the client's `x-request-id`, or one of ours, as `request-id` too where Anthropic's clients look for it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -31,10 +31,13 @@ class RequestIds:
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        names = (b"x-request-id", b"request-id") if is_anthropic(scope["path"]) else (b"x-request-id",)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                ids = [(name, request_id.encode()) for name in names]
+                message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
 
         return await self._app(scope, receive, send_with_id)
@@ -63,12 +66,16 @@ class Errors:
         except Exception as error:
             if started:
                 raise
-            await _response(scope["path"], as_server_error(error))(scope, receive, send)
+            await _response(scope, as_server_error(error))(scope, receive, send)
         return None
 
 
-def _response(path: str, error: ServerError) -> Response:
-    response = Response(renderer_for(path)(error), status_code=error.status, media_type="application/json")
+def _response(scope: Scope, error: ServerError) -> Response:
+    if is_anthropic(scope["path"]):
+        body, status = anthropic_error(error, scope["state"]["request_id"]), anthropic_status(error)
+    else:
+        body, status = openai_error(error), error.status
+    response = Response(body, status_code=status, media_type="application/json")
     if error.retry_after is not None:
         response.headers["retry-after"] = str(error.retry_after)
     if isinstance(error, NotAllowedHereError):

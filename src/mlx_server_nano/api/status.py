@@ -42,6 +42,12 @@ async def welcome(scope: Scope, receive: Receive, send: Send) -> None:
     body = {
         "name": "mlx-server-nano",
         "version": __version__,
-        "endpoints": ["/v1/chat/completions", "/v1/responses", "/v1/models", "/health"],
+        "endpoints": [
+            "/v1/chat/completions",
+            "/v1/responses",
+            "/v1/messages",
+            "/v1/models",
+            "/health",
+        ],
     }
     await Response(msgspec.json.encode(body), media_type="application/json")(scope, receive, send)

@@ -56,11 +56,7 @@ def call_grammar(
 
 
 def answer_grammar(
-    format: Format,
-    body: str,
-    *,
-    special_tokens: Mapping[str, int],
-    starts_in_reasoning: bool = False,
+    format: Format, body: str, *, special_tokens: Mapping[str, int], starts_in_reasoning: bool = False
 ) -> str:
     """A grammar for an answer whose content is `body` (a Lark expression, see `json_body`), after reasoning."""
     return _Writer(format, special_tokens).answer(body, starts_in_reasoning)

@@ -12,6 +12,7 @@ from mlx_server_nano.types import Tool
 
 Types = frozenset[str]
 
+TYPES: Final[Types] = frozenset(("string", "number", "integer", "boolean", "array", "object", "null"))
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _INTEGER: Final = re.compile(r"[+-]?\d{1,4000}")
 _KEYWORDS: Final = {"true": "true", "false": "false", "null": "null", "none": "null"}

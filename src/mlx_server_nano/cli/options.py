@@ -20,4 +20,10 @@ def _option(setting: Setting) -> click.Option:
     text = f"{setting.help} [{', '.join(notes)}]" if notes else setting.help
     if isinstance(setting.default, bool):
         return click.Option(declarations, is_flag=True, default=None, help=text)
+    if setting.repeatable:
+        return click.Option(declarations, metavar=setting.metavar, multiple=True, callback=_joined, help=text)
     return click.Option(declarations, metavar=setting.metavar, default=None, help=text)
+
+
+def _joined(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> str | None:
+    return ",".join(values) or None

@@ -59,7 +59,11 @@ def run(settings: Settings, sockets: list[socket.socket]) -> None:
     from mlx_server_nano.models.manager import Manager
 
     gate = Gate()
-    catalog = Catalog(allow_local_paths=settings.local_paths, trust_remote_code=settings.trust_remote_code)
+    catalog = Catalog(
+        model_map=settings.model_map,
+        allow_local_paths=settings.local_paths,
+        trust_remote_code=settings.trust_remote_code,
+    )
     app = build_app(settings, Manager(settings, catalog), catalog, gate)
     Server(app, settings, gate).run(sockets)
 

@@ -7,8 +7,9 @@ without a network, and stays the same until somebody downloads it again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
@@ -31,7 +32,8 @@ class Catalog:
     """Resolves names and lists what is there. Reads the disk, so call it off the event loop; never uses the network.
 
     cache_dir: the Hub's cache; None: where huggingface_hub keeps it. built_in: names of models that come with the server,
-    with their folders. allow_local_paths: whether clients may name folders.
+    with their folders. model_map: pairs of a pattern of shells' kind and the name that stands for all names that fit it.
+    allow_local_paths: whether clients may name folders.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Catalog:
         *,
         cache_dir: Path | None = None,
         built_in: Mapping[str, Path] | None = None,
+        model_map: Sequence[tuple[str, str]] = (),
         allow_local_paths: bool = True,
         trust_remote_code: bool = False,
     ) -> None:
         self._cache_dir = cache_dir
         self._built_in = dict(built_in or {})
+        self._model_map = tuple(model_map)
         self._allow_local_paths = allow_local_paths
         self.trust_remote_code = trust_remote_code
 
@@ -65,9 +69,13 @@ class Catalog:
         Raises ModelNotFoundError for what can be no model's name, a folder that is not there and an ambiguous short name;
         UnsupportedModelError for a folder or a cached repository that mlx-lm cannot load.
         """
+        mapped = next((model for pattern, model in self._model_map if fnmatchcase(name, pattern)), None)
+        name = mapped or name
         if name in self._built_in:
             return ModelRef(name, ModelKind.BUILT_IN, self._built_in[name])
         if names.is_path(name):
+            if mapped is None and not self._allow_local_paths:
+                raise ModelNotFoundError("This server does not load models by path.")
             return self._local(name)
         cached = self._cached_repositories()
         if names.is_repository(name):
@@ -102,8 +110,6 @@ class Catalog:
         return models
 
     def _local(self, name: str) -> ModelRef:
-        if not self._allow_local_paths:
-            raise ModelNotFoundError("This server does not load models by path.")
         try:
             folder = Path(name).expanduser().absolute()
             if not folder.is_dir():

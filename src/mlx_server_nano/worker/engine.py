@@ -90,6 +90,8 @@ class Engine:
         passes = list(self._launch())
         self._read(self._launched)
         self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
+        # Before the prefill, which may take as long as several steps.
+        self._post()
         self._prefill()
         self._turns += 1
         if self.idle or self._turns % _CLEAR_EVERY == 0:

@@ -32,6 +32,18 @@ FAILURES: Final = (
     "missing {w}",
     "{w} is locked",
 )
+WEATHER: Final = (
+    "sunny",
+    "cloudy",
+    "rainy",
+    "windy",
+    "clear",
+    "snowing",
+    "foggy",
+    "light rain",
+    "partly cloudy",
+    "storm",
+)
 WANTED: Final = (
     "[What is|What's|Tell me|I want to know|Which is|Now, what is|And what is|So what is] the {w}[?||, please| exactly| there]",
     "[I need|Give me|Show me|Just say|I only want|Read out] the {w}[.|| please|, nothing else| only]",
@@ -88,6 +100,15 @@ def _dump(source: Source, value: Any) -> str:
             return json.dumps(value, ensure_ascii=False)
 
 
+def _bare(source: Source) -> str:
+    """A result that is one value, with a unit at times."""
+    value = _entries(source, 1)[0].shown
+    if source.chance(0.4):
+        unit = source.choice((" °C", " EUR", " km", "%", " kg", " degrees", " USD", " m"))
+        value = f"{source.integer(-20, 500)}{unit}"
+    return f"{value}, {source.choice(WEATHER)}" if source.chance(0.2) else value
+
+
 def returned(source: Source) -> Returned:
     roll = source.random.random()
     if roll < 0.45:
@@ -103,10 +124,13 @@ def returned(source: Source) -> Returned:
         outcome = source.choice(OUTCOMES)
         text = outcome if source.chance(0.5) else _dump(source, {"status": outcome})
         return Returned(text, "Done.", ("Done",))
-    if roll < 0.8:
+    if roll < 0.76:
+        bare = _bare(source)
+        return Returned(bare, f"The result is {bare}.", (bare,))
+    if roll < 0.84:
         sentence = (facts.about(source, 1)[0] if source.chance(0.5) else facts.own(source)).answer()
         return Returned(sentence, sentence, (sentence,))
-    if roll < 0.9:
+    if roll < 0.92:
         why = source.choice(FAILURES).format(w=source.phrase(1, 2))
         text = _dump(source, {"error": why}) if source.chance(0.6) else f"Error: {why}"
         return Returned(text, f"That failed: {why}.", ("failed", why))

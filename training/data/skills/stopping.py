@@ -48,6 +48,8 @@ def _times(source: Source) -> Part:
 def _count(source: Source) -> Part:
     low = source.integer(0, 60)
     high = low + source.integer(2, 12)
+    if source.chance(0.1):
+        low, high = 1, source.integer(20, 100)
     numbers = ", ".join(map(str, range(low, high + 1)))
     return source.wording(COUNTING, low=low, high=high), numbers, f"From {low}, stop at {high}."
 

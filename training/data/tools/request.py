@@ -94,7 +94,7 @@ def request(source: Source, spec: ToolSpec, silent: Field | None = None) -> Requ
     article = source.choice(("a", "the", "the", "our", "my", "this"))
     text = source.wording(OPENERS, verb=source.choice(spec.verb.spoken), article=article, thing=spec.thing)
     if told := _told(source, spec, given):
-        joined = series(told) if source.chance(0.4) else source.choice((", ", "; ", " ", ", ")).join(told)
+        joined = series(told) if source.chance(0.4) else source.choice((", ", ", ", "; ")).join(told)
         text += source.choice((" ", " ", ", ", ": ", " - ", ". ", "\n")) + joined
     text = (text[0].upper() + text[1:] if source.chance(0.85) else text) + source.choice(CLOSERS)
     made: dict[str, Any] = {each.key: value.json for each, value in given}

@@ -209,6 +209,12 @@ def field(source: Source, thing: str, structure: Structure, required: bool) -> F
     return Field(key, spoken, kind, description, required)
 
 
+def _spoken(each: Field) -> set[str]:
+    """All words that a user has for a parameter and its parts: no two parameters share any."""
+    kind = each.kind.item if isinstance(each.kind, Listing) else each.kind
+    return {each.words, *(spoken for _, spoken, _ in kind.fields)} if isinstance(kind, Record) else {each.words}
+
+
 def tool(source: Source, structure: Structure = Structure.FLAT, count: int | None = None) -> ToolSpec:
     """A random tool whose name is of the source's side."""
     verb = source.choice(VERBS)
@@ -230,7 +236,7 @@ def tool(source: Source, structure: Structure = Structure.FLAT, count: int | Non
     while len(fields) < count:
         deep = len(fields) == nested or (structure is Structure.NESTED and source.chance(0.25))
         new = field(source, thing, Structure.NESTED if deep else Structure.FLAT, source.chance(0.7))
-        if all(new.words != old.words for old in fields.values()):
+        if not any(_spoken(new) & _spoken(old) for old in fields.values()):
             fields.setdefault(new.key.lower(), new)
     description = (
         None

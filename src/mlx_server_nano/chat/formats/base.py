@@ -177,3 +177,5 @@ class Format:
 
 
 THINK = Reasoning(open=("<think>",), close=("</think>",))
+# `<function=f>{...}</function>`: Llama 3 and Functionary.
+FUNCTION_TAG = TextCall(open=("<function=",), name_end=(">",), arguments=JsonArguments(), close=("</function>",))

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mlx_server_nano.chat.formats.base import (
-    THINK,
-    Bare,
-    Block,
-    Format,
-    LiteralArguments,
-    Reasoning,
-    TextCall,
-)
+from mlx_server_nano.chat.formats.base import THINK, Bare, Block, Format, LiteralArguments, Reasoning, TextCall
 
 _PYTHON: Final = TextCall(name=r"[\w.\-]", name_end=("(",), arguments=LiteralArguments(assign="="), close=(")",))
 

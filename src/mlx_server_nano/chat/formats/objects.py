@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from mlx_server_nano.chat.formats.base import (
-    THINK,
-    Bare,
-    Block,
-    Format,
-    JsonArguments,
-    JsonCall,
-    Reasoning,
-    TextCall,
-)
+from mlx_server_nano.chat.formats.base import FUNCTION_TAG, THINK, Bare, Block, Format, JsonCall, Reasoning
 
 GRANITE_3: Final = Format(
     name="granite-3",
     signs=(("<|start_of_role|>", "<|tool_call|>"),),
-    reasoning=Reasoning(
-        open=("<think>", "Here is my thought process:"),
-        close=("</think>", "Here is my response:"),
-    ),
+    reasoning=Reasoning(open=("<think>", "Here is my thought process:"), close=("</think>", "Here is my response:")),
     blocks=(
         Block(open=("<|tool_call|>",), calls=(JsonCall(),), brackets=True, listed=True),
         Block(open=("<tool_call>",), close=("</tool_call>",), calls=(JsonCall(),), brackets=True),
@@ -35,23 +24,15 @@ GRANITE_20B: Final = Format(
     blocks=(Block(open=("<function_call>",), calls=(JsonCall(),), pad=" "),),
 )
 
+_LIST: Final = Block(open=("<tool_calls>",), close=("</tool_calls>",), calls=(JsonCall(),), brackets=True, listed=True)
 HUNYUAN: Final = Format(
     name="hunyuan",
     signs=(("<tool_calls>", "<answer>"),),
     reasoning=THINK,
-    blocks=(Block(open=("<tool_calls>",), close=("</tool_calls>",), calls=(JsonCall(),), brackets=True, listed=True),),
+    blocks=(_LIST,),
     ignored=("<answer>", "</answer>"),
 )
-
-JAMBA: Final = Format(
-    name="jamba",
-    signs=(("<tool_calls>", "<|bom|>"),),
-    blocks=(
-        Block(
-            open=("<tool_calls>",), close=("</tool_calls>",), calls=(JsonCall(),), brackets=True, listed=True, pad="\n"
-        ),
-    ),
-)
+JAMBA: Final = Format(name="jamba", signs=(("<tool_calls>", "<|bom|>"),), blocks=(replace(_LIST, pad="\n"),))
 
 XLAM: Final = Format(
     name="xlam",
@@ -120,12 +101,8 @@ COMMAND_R7B: Final = Format(
         ),
     ),
     ignored=(
-        "<|START_RESPONSE|>",
-        "<|END_RESPONSE|>",
-        "<|START_TEXT|>",
-        "<|END_TEXT|>",
-        "<|CHATBOT_TOKEN|>",
-        "<|END_OF_TURN_TOKEN|>",
+        *("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+        *("<|CHATBOT_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
     ),
 )
 
@@ -135,15 +112,7 @@ HERMES: Final = Format(
     # The second: SmolLM3, whose template as it circulates leaves its tools out.
     signs=(("<tool_call>", "</tool_call>"), ("Reasoning Mode: ", "<|im_start|>")),
     reasoning=THINK,
-    blocks=(
-        Block(
-            open=("<tool_call>",),
-            close=("</tool_call>",),
-            calls=(JsonCall(),),
-            brackets=True,
-            pad="\n",
-        ),
-    ),
+    blocks=(Block(open=("<tool_call>",), close=("</tool_call>",), calls=(JsonCall(),), brackets=True, pad="\n"),),
     ignored=("<|im_end|>",),
 )
 
@@ -153,11 +122,7 @@ LLAMA_3: Final = Format(
     blocks=(
         Block(open=("{",), calls=(JsonCall(arguments=("parameters", "arguments")),), bare=Bare.ANYWHERE),
         Block(open=("<|python_tag|>",), calls=(JsonCall(),), brackets=True),
-        Block(
-            open=("<function=",),
-            calls=(TextCall(open=("<function=",), name_end=(">",), arguments=JsonArguments(), close=("</function>",)),),
-            bare=Bare.ANYWHERE,
-        ),
+        Block(open=("<function=",), calls=(FUNCTION_TAG,), bare=Bare.ANYWHERE),
     ),
     ignored=("<|eom_id|>", "<|eot_id|>"),
 )

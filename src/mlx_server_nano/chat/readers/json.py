@@ -36,7 +36,7 @@ def value(source: Source, emit: Emit, stops: Markers) -> Step[bool]:
         else:
             source.back(found)
             return found in _STRUCTURE
-        if depth == 0 and found != ",":
+        if depth == 0:
             return True
 
 

@@ -11,7 +11,17 @@ from mlx_server_nano.chat.formats.base import TagArguments
 from mlx_server_nano.chat.lexer import Emit, Step, markers
 from mlx_server_nano.chat.readers.context import Context
 from mlx_server_nano.chat.readers.elements import nested
-from mlx_server_nano.chat.values import LITERAL_START, Types, convert, escape, is_text, properties, quote, types_of
+from mlx_server_nano.chat.values import (
+    LITERAL_START,
+    TYPES,
+    Types,
+    convert,
+    escape,
+    is_text,
+    properties,
+    quote,
+    types_of,
+)
 
 _KEY_LIMIT: Final = 512
 _CDATA_OPEN: Final = "<![CDATA["
@@ -20,7 +30,7 @@ _ATTRIBUTE: Final = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Tags:
-    """Reads the parameters of one call. `close`: what ends the call; `follow`: what may stand after its end."""
+    """Reads the parameters of one call, which one of `close` ends."""
 
     def __init__(
         self, context: Context, syntax: TagArguments, schema: Mapping[str, Any], close: tuple[str, ...]
@@ -29,7 +39,6 @@ class Tags:
         self._syntax = syntax
         self._schema = schema
         self._close = close
-        self._open = markers(*syntax.open)
         self._body = markers(*syntax.open, *close, *context.stops.texts)
         self._count = 0
 
@@ -115,14 +124,12 @@ class Tags:
         parts: list[str] = []
         complete = yield from self._text(self._ends(key), parts.append)
         text = convert("".join(parts), types)
-        inner = text.strip()
-        own = properties(self._schema)
-        if inner.startswith("{") and self._count == 0 and _keys(inner) <= set(own):
-            self._context.sink.arguments(inner[:-1].rstrip())
-            self._count = 1
+        keys = _keys(text)
+        if self._count == 0 and keys and keys <= set(properties(self._schema)):
+            self._context.sink.arguments(text.strip()[:-1].rstrip())
         else:
             self._context.sink.arguments((", " if self._count else "{") + quote(key) + ": " + text)
-            self._count += 1
+        self._count += 1
         return complete
 
     def _ends(self, key: str) -> dict[str, bool]:
@@ -166,12 +173,7 @@ def _declared(attributes: Mapping[str, str]) -> Types:
     """The type that the model itself wrote beside the value."""
     if "string" in attributes:
         return frozenset(("string",)) if attributes["string"] == "true" else frozenset()
-    kind = attributes.get("type", "")
-    return (
-        frozenset((kind,))
-        if kind in ("string", "number", "integer", "boolean", "array", "object", "null")
-        else frozenset()
-    )
+    return frozenset((attributes["type"],)) & TYPES if "type" in attributes else frozenset()
 
 
 def _keys(text: str) -> set[str]:

@@ -1,0 +1,116 @@
+"""POST /v1/messages and /v1/messages/count_tokens: the requests (Anthropic's MessageCreateParams, SDK 2.12, beta ones too)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mlx_server_nano.api.messages_content import Block, WireMessage, to_messages
+from mlx_server_nano.api.messages_tools import WireChoice, WireTool, to_choice, to_tools
+from mlx_server_nano.api.sampling import PositiveInt, Probability, StopText
+from mlx_server_nano.api.tools import MAX_TOOLS
+from mlx_server_nano.api.wire import decode_json
+from mlx_server_nano.chat.request import AnswerFormat, ChatRequest, Thinking
+from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
+from mlx_server_nano.types import Sampling
+
+
+class WireThinking(Struct):
+    """adaptive: the model decides how much. display: `omitted` leaves the text of thinking out of the answer."""
+
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
+    budget_tokens: PositiveInt | None = None
+    display: Literal["summarized", "omitted"] | None = None
+
+
+class OutputFormat(Struct):
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+class OutputConfig(Struct):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: OutputFormat | None = None
+
+
+class PromptBody(Struct, kw_only=True):
+    """The fields that make the prompt. The fields under `For Anthropic's own service` have no meaning here and are accepted,
+    as `cache_control` is wherever it stands: prompts are cached anyway."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    messages: Annotated[list[WireMessage], Meta(min_length=1)]
+    system: str | list[Block] | None = None
+    tools: Annotated[list[WireTool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: WireChoice | None = None
+    thinking: WireThinking | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
+
+    container: Any = None
+    mcp_servers: Any = None
+
+    # For Anthropic's own service.
+    betas: Any = None
+    cache_control: Any = None
+    context_management: Any = None
+    diagnostics: Any = None
+    inference_geo: Any = None
+    metadata: Any = None
+    service_tier: Any = None
+    speed: Any = None
+
+
+class MessagesBody(PromptBody, kw_only=True):
+    max_tokens: PositiveInt
+    temperature: Probability | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    stop_sequences: Annotated[list[StopText], Meta(max_length=64)] | None = None
+    stream: bool | None = None
+
+
+_MESSAGES: Final = msgspec.json.Decoder(MessagesBody)
+_PROMPT: Final = msgspec.json.Decoder(PromptBody)
+
+
+def decode(body: bytes) -> tuple[ChatRequest, MessagesBody]:
+    """Raises InvalidRequestError; `param` is the path of the field at fault."""
+    wire = decode_json(_MESSAGES, body)
+    sampling = Sampling(temperature=wire.temperature, top_p=wire.top_p, top_k=wire.top_k)
+    return _request(wire, wire.max_tokens, sampling, tuple(wire.stop_sequences or ())), wire
+
+
+def decode_prompt(body: bytes) -> tuple[ChatRequest, PromptBody]:
+    """A request whose prompt alone matters. Raises as `decode`."""
+    wire = decode_json(_PROMPT, body)
+    return _request(wire, 1, Sampling(), ()), wire
+
+
+def _request(wire: PromptBody, max_tokens: int, sampling: Sampling, stop: tuple[str, ...]) -> ChatRequest:
+    for name in ("container", "mcp_servers"):
+        if getattr(wire, name):
+            raise UnsupportedParameterError(f"`{name}` is not supported by this server.", param=name)
+    tools = to_tools(wire.tools)
+    output = wire.output_config or OutputConfig()
+    answer = output.format or wire.output_format
+    return ChatRequest(
+        messages=to_messages(wire.system, wire.messages),
+        tools=tools,
+        choice=to_choice(wire.tool_choice, tools),
+        answer=None if answer is None else AnswerFormat(schema=answer.schema),
+        thinking=_thinking(wire.thinking, output.effort),
+        sampling=sampling,
+        max_tokens=max_tokens,
+        stop=stop,
+    )
+
+
+def _thinking(wire: WireThinking | None, effort: str | None) -> Thinking:
+    """Without the field, as the model is used to."""
+    if wire is None:
+        return Thinking(effort=effort)
+    if wire.type == "enabled" and wire.budget_tokens is None:
+        raise InvalidRequestError("Missing required field: `thinking.budget_tokens`.", param="thinking.budget_tokens")
+    return Thinking(enabled=wire.type != "disabled", effort=effort, budget=wire.budget_tokens)
