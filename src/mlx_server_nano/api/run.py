@@ -122,9 +122,9 @@ class GenerationEndpoint:
             generation = lease.generate(*(requests if isinstance(requests, tuple) else (requests,)))
             try:
                 while not generation.finished:
-                    await take(await generation.next())  # `Started` comes first
+                    await take(await generation.next())
                     if isinstance(job, AnswerJob) and job.prompt_only:
-                        break
+                        break  # `Started` came first, and tells all
             finally:
                 generation.cancel()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mlx_server_nano.errors import WorkerDiedError, from_failure
+from mlx_server_nano.errors import InvalidRequestError, WorkerDiedError, from_failure
 from mlx_server_nano.models.generation import Generation
 from mlx_server_nano.models.process import spawn
 from mlx_server_nano.protocol import (
@@ -131,12 +131,20 @@ class Worker:
         return info
 
     def generate(self, *requests: Work) -> Generation:
-        """Send requests that belong together to the loaded model. Raises WorkerDiedError."""
+        """Send requests that belong together to the loaded model. Raises WorkerDiedError, and InvalidRequestError for what no
+        frame can hold."""
+        self._refuse_if_dead()
         ids = [next(self._ids) for _ in requests]
+        try:
+            frames = [to_frame(Generate(*numbered)) for numbered in zip(ids, requests, strict=True)]
+        except (OverflowError, RecursionError):
+            # Schemas and earlier arguments are JSON of the client's own, whose integers have no bounds.
+            raise InvalidRequestError(
+                "The request holds a number that is out of range, or is nested too deeply."
+            ) from None
+        self._transport.write(b"".join(frames))
         generation = Generation(ids, sum(request.n for request in requests), lambda: self._cancel(ids))
-        for request_id, request in zip(ids, requests, strict=True):
-            self._send(Generate(request_id, request))
-            self._generations[request_id] = generation
+        self._generations.update(dict.fromkeys(ids, generation))
         return generation
 
     async def stop(self) -> None:

@@ -7,16 +7,16 @@ import argparse
 import logging
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_server_nano.errors import ModelLoadError, ServerError
 from mlx_server_nano.protocol import Cancel, Generate, Load, Loaded, LoadFailed, LoadProgress, Ready, ToWorker
 from mlx_server_nano.worker.channel import Channel, Inbox
+from mlx_server_nano.worker.preparer import Preparer
 
 if TYPE_CHECKING:
-    from mlx_server_nano.worker.prompts import Outcome, Preparer
+    from mlx_server_nano.worker.questions import Outcome
 
 _LOG = logging.getLogger("mlx_server_nano.worker")
 
@@ -35,18 +35,15 @@ def main() -> None:
     channel = Channel(arguments.fd)
     loads: Inbox[Load] = Inbox()
     inbox: Inbox[Outcome | Cancel] = Inbox()
-    loaded_event = threading.Event()
-    preparers: list[Preparer] = []
+    preparer = Preparer(inbox.put)
 
     def deliver(message: ToWorker) -> None:
         if isinstance(message, Load):
             loads.put(message)
-            return
-        loaded_event.wait()
-        if isinstance(message, Generate):
-            preparers[0].submit(message)
+        elif isinstance(message, Generate):
+            preparer.submit(message)
         elif isinstance(message, Cancel):
-            preparers[0].cancel(message.request_id)
+            preparer.cancel(message.request_id)
             inbox.put(message)
 
     # Before the imports, so that the end of the gateway is noticed during them too.
@@ -54,7 +51,7 @@ def main() -> None:
     # These take seconds; a spare worker has done them before a model is asked for.
     from mlx_server_nano.worker import loader, memory
     from mlx_server_nano.worker.engine import Engine
-    from mlx_server_nano.worker.prompts import Preparer, Tokenizing
+    from mlx_server_nano.worker.prompts import Tokenizing
     from mlx_server_nano.worker.questions import Questions
 
     channel.send(Ready(memory.device()))
@@ -77,10 +74,7 @@ def main() -> None:
         vocab_size=loaded.info.vocab_size,
         find_branches=not loaded.cuttable,
     )
-    questions = Questions(tokenizing, loaded.tokenizer, loaded.vocabulary, loaded.embedding)
-    preparers.append(Preparer(tokenizing, questions, inbox.put))
-    preparers[0].start()
-    loaded_event.set()
+    preparer.start(Questions(tokenizing, loaded.tokenizer, loaded.vocabulary, loaded.embedding))
     channel.send(Loaded(loaded.info))
     Engine(loaded, load.options, channel, inbox).run()
 

@@ -24,7 +24,7 @@ from mlx_server_nano.worker.grammar import Masks
 from mlx_server_nano.worker.group import Batch, Group, Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
-from mlx_server_nano.worker.prompts import Outcome
+from mlx_server_nano.worker.questions import Outcome
 from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.scheduler import Prefill, Prepared, Scheduler
 from mlx_server_nano.worker.sequence import Sequence

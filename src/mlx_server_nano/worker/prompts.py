@@ -1,33 +1,21 @@
-"""Prompts to token ids, on a thread of their own: a long conversation takes long enough to render and tokenize for
-running streams to notice."""
+"""Prompts to token ids."""
 
 from __future__ import annotations
 
-import logging
-import queue
-import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import structs
 
-from mlx_server_nano.errors import ContextLengthError, Failure, InvalidRequestError, ServerError
-from mlx_server_nano.protocol import Answer, Generate
+from mlx_server_nano.errors import ContextLengthError, InvalidRequestError
 from mlx_server_nano.template import TemplateError
 from mlx_server_nano.types import ChatPrompt, GenerationRequest, Role, TextPrompt, ThinkingBudget, TokenPrompt
-from mlx_server_nano.worker.embedder import EmbeddingTask
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.scheduler import Prepared
 from mlx_server_nano.worker.thinking import ThinkingLimit
 
-if TYPE_CHECKING:
-    from mlx_server_nano.worker.questions import Questions
-
-_LOG = logging.getLogger(__name__)
 _TAIL = 256
 _UNLIKELY = "\u2042\u2042"
-
-Outcome = Prepared | EmbeddingTask | Answer | tuple[int, Failure]
 
 
 class Tokenizing:
@@ -155,53 +143,3 @@ class Tokenizing:
             raise InvalidRequestError(
                 f"The model's chat template refuses these messages: {error}", param="messages"
             ) from error
-
-
-class Preparer(threading.Thread):
-    """Prepares requests and answers questions in the order they come, and hands on what becomes of them."""
-
-    def __init__(self, tokenizing: Tokenizing, questions: Questions, deliver: Callable[[Outcome], None]) -> None:
-        super().__init__(name="preparer", daemon=True)
-        self._tokenizing = tokenizing
-        self._questions = questions
-        self._deliver = deliver
-        self._inbox: queue.SimpleQueue[Generate] = queue.SimpleQueue()
-        self._cancelled: set[int] = set()
-        self._preparing: set[int] = set()
-        self._lock = threading.Lock()
-
-    def submit(self, generate: Generate) -> None:
-        with self._lock:
-            self._preparing.add(generate.request_id)
-        self._inbox.put(generate)
-
-    def cancel(self, request_id: int) -> None:
-        with self._lock:
-            if request_id in self._preparing:
-                self._cancelled.add(request_id)
-
-    def run(self) -> None:
-        while True:
-            generate = self._inbox.get()
-            request_id = generate.request_id
-            result: Outcome | None = None
-            if request_id not in self._cancelled:
-                result = self._prepare(generate)
-            # Under the lock, so that a cancel is either seen here or reaches the engine after the request does.
-            with self._lock:
-                self._preparing.discard(request_id)
-                if request_id in self._cancelled:
-                    self._cancelled.discard(request_id)
-                elif result is not None:
-                    self._deliver(result)
-
-    def _prepare(self, generate: Generate) -> Outcome:
-        try:
-            if isinstance(generate.request, GenerationRequest):
-                return self._tokenizing.prepare(generate.request_id, generate.request)
-            return self._questions.answer(generate.request_id, generate.request)
-        except ServerError as error:
-            return generate.request_id, error.to_failure()
-        except Exception as error:
-            _LOG.exception("Preparing a prompt failed")
-            return generate.request_id, Failure("GenerationError", f"The prompt could not be prepared: {error}")

@@ -1,15 +1,20 @@
-"""Questions that need the tokenizer or the template: most of them nothing else, so they are answered here."""
+"""What requests become on the preparer's thread: prompts, texts to embed, or, where the tokenizer or the template is all that is
+needed, answers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mlx_server_nano.protocol import Rendered, Tokenized
-from mlx_server_nano.types import Detokenize, Embed, RenderChat, Tokenize
+from mlx_server_nano.errors import Failure
+from mlx_server_nano.protocol import Answer, Rendered, Tokenized
+from mlx_server_nano.types import Detokenize, Embed, GenerationRequest, RenderChat, Tokenize, Work
 from mlx_server_nano.worker.embedder import EmbeddingTask
 from mlx_server_nano.worker.pooling import EmbeddingPlan
 from mlx_server_nano.worker.prompts import Tokenizing
+from mlx_server_nano.worker.scheduler import Prepared
 from mlx_server_nano.worker.vocabulary import Vocabulary
+
+Outcome = Prepared | EmbeddingTask | Answer | tuple[int, Failure]
 
 
 class Questions:
@@ -21,11 +26,11 @@ class Questions:
         self._vocabulary = vocabulary
         self._plan = plan
 
-    def answer(
-        self, request_id: int, question: Tokenize | Detokenize | RenderChat | Embed
-    ) -> Tokenized | Rendered | EmbeddingTask:
-        """Raises InvalidRequestError for ids that the model does not have, messages that its template refuses, texts that
-        can't be embedded."""
+    def prepare(self, request_id: int, question: Work) -> Prepared | EmbeddingTask | Answer:
+        """Raises InvalidRequestError: what `Tokenizing.prepare` does, and for ids that the model does not have, messages that
+        its template refuses, texts that can't be embedded."""
+        if isinstance(question, GenerationRequest):
+            return self._tokenizing.prepare(request_id, question)
         if isinstance(question, Embed):
             self._plan.check()
             one = len(question.inputs) == 1
