@@ -158,7 +158,7 @@ def test_a_whole_life(process: Process, tiny_folder: Callable[..., Path]):
     seen = 0
     for event in process.events():
         seen += event.request_id == 5
-        if seen == 10:
+        if event.request_id == 5 and seen == 10:
             process.send(Cancel(5))
             process.send(Cancel(5))
             process.send(Generate(7, ask((7,), max_tokens=2)))
