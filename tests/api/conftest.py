@@ -19,8 +19,12 @@ from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.cli.server import Server, listen
 from mlx_server_nano.config import Settings
+from mlx_server_nano.models.catalog import Catalog
+from mlx_server_nano.models.manager import Manager
 from tests.api.fakes import FakeCatalog, FakeManager, chat_model
+from tests.tiny_models import make_model
 
+SOURCE = Path(__file__).parents[2] / "src"
 SCHEMAS = Path(__file__).parents[2].parent / "shared/assets/openai/openai_subset.json"
 
 
@@ -32,14 +36,11 @@ class InThread(Server):
         yield
 
 
-class Running:
-    """The real app on a real socket, with a scripted manager behind it."""
+class Serving:
+    """The real app on a real socket."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.manager = FakeManager()
+    def __init__(self, settings: Settings, manager: Any, catalog: Any) -> None:
         self.gate = Gate()
-        manager: Any = self.manager
-        catalog: Any = FakeCatalog(folder)
         self.server = InThread(build_app(settings, manager, catalog, self.gate), settings, self.gate)
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
@@ -55,8 +56,6 @@ class Running:
         self.server._deadline = 0.0
         self._thread.join(20)
         assert not self._thread.is_alive()
-        assert self.manager.leases == self.manager.waiting == 0
-        assert not self.manager.running
 
     def client(self, **options: Any) -> openai.OpenAI:
         given: dict[str, Any] = {"api_key": "x", "max_retries": 0, "timeout": 30} | options
@@ -72,6 +71,19 @@ class Running:
         connection = self.connect()
         connection.sendall(head.encode() + data)
         return connection
+
+
+class Running(Serving):
+    """With a scripted manager behind it."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.manager = FakeManager()
+        super().__init__(settings, self.manager, FakeCatalog(folder))
+
+    def stop(self) -> None:
+        super().stop()
+        assert self.manager.leases == self.manager.waiting == 0
+        assert not self.manager.running
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -112,6 +124,25 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 @pytest.fixture
 def server(start: Callable[..., Running]) -> Running:
     return start()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny random model that `real_server` serves as "tiny"."""
+    return make_model(tmp_path_factory.mktemp("models") / "tiny", "qwen3", generation_config={})
+
+
+@pytest.fixture(scope="module")
+def real_server(tiny_folder: Path) -> Iterator[Serving]:
+    """A server with a real worker. Not for the session: other tests watch for processes that are left over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(SOURCE))
+        settings = Settings(spare_worker=False)
+        catalog = Catalog(built_in={"tiny": tiny_folder})
+        serving = Serving(settings, Manager(settings, catalog), catalog)
+        serving.start()
+        yield serving
+        serving.stop()
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_server_nano.errors import Failure, ModelLoadError, ServerError
+from mlx_server_nano.errors import ModelLoadError, ServerError
 from mlx_server_nano.protocol import Cancel, Generate, Load, Loaded, LoadFailed, LoadProgress, Ready, ToWorker
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.preparer import Preparer
 
 if TYPE_CHECKING:
-    from mlx_server_nano.worker.scheduler import Prepared
+    from mlx_server_nano.worker.questions import Outcome
 
 _LOG = logging.getLogger("mlx_server_nano.worker")
 
@@ -34,7 +34,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     channel = Channel(arguments.fd)
     loads: Inbox[Load] = Inbox()
-    inbox: Inbox[Prepared | Cancel | tuple[int, Failure]] = Inbox()
+    inbox: Inbox[Outcome | Cancel] = Inbox()
     preparer = Preparer(inbox.put)
 
     def deliver(message: ToWorker) -> None:
@@ -52,6 +52,7 @@ def main() -> None:
     from mlx_server_nano.worker import loader, memory
     from mlx_server_nano.worker.engine import Engine
     from mlx_server_nano.worker.prompts import Tokenizing
+    from mlx_server_nano.worker.questions import Questions
 
     channel.send(Ready(memory.device()))
     (load,) = loads.take(wait=True)
@@ -73,7 +74,7 @@ def main() -> None:
         vocab_size=loaded.info.vocab_size,
         find_branches=not loaded.cuttable,
     )
-    preparer.start(tokenizing)
+    preparer.start(Questions(tokenizing, loaded.tokenizer, loaded.vocabulary, loaded.embedding))
     channel.send(Loaded(loaded.info))
     Engine(loaded, load.options, channel, inbox).run()
 

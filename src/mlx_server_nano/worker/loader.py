@@ -21,6 +21,7 @@ from mlx_server_nano.template import TemplateError, compile_template, render
 from mlx_server_nano.types import ModelInfo, Sampling
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.grammar import GrammarCompiler
+from mlx_server_nano.worker.pooling import EmbeddingPlan, read_plan
 from mlx_server_nano.worker.sequence import RowSampling
 from mlx_server_nano.worker.vocabulary import Vocabulary
 
@@ -44,6 +45,7 @@ class LoadedModel:
     grammars: GrammarCompiler
     eos_ids: frozenset[int]
     defaults: Sampling
+    embedding: EmbeddingPlan
     info: ModelInfo
     kv_bytes_per_token: int
 
@@ -119,6 +121,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         grammars=grammars,
         eos_ids=eos_ids,
         defaults=_sampling_defaults(generation, options),
+        embedding=read_plan(path, config),
         info=info,
         kv_bytes_per_token=kv_bytes,
     )

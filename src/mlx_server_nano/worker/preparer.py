@@ -13,8 +13,7 @@ from mlx_server_nano.errors import Failure, ServerError
 from mlx_server_nano.protocol import Generate
 
 if TYPE_CHECKING:
-    from mlx_server_nano.worker.prompts import Tokenizing
-    from mlx_server_nano.worker.scheduler import Prepared
+    from mlx_server_nano.worker.questions import Outcome, Questions
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,15 +21,15 @@ _LOG = logging.getLogger(__name__)
 class Preparer:
     """Prepares requests in the order they come, and hands on what becomes of them. Those that come before `start` wait."""
 
-    def __init__(self, deliver: Callable[[Prepared | tuple[int, Failure]], None]) -> None:
+    def __init__(self, deliver: Callable[[Outcome], None]) -> None:
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[Generate] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._preparing: set[int] = set()
         self._lock = threading.Lock()
 
-    def start(self, tokenizing: Tokenizing) -> None:
-        threading.Thread(target=self._run, args=(tokenizing,), name="preparer", daemon=True).start()
+    def start(self, questions: Questions) -> None:
+        threading.Thread(target=self._run, args=(questions,), name="preparer", daemon=True).start()
 
     def submit(self, generate: Generate) -> None:
         with self._lock:
@@ -42,13 +41,13 @@ class Preparer:
             if request_id in self._preparing:
                 self._cancelled.add(request_id)
 
-    def _run(self, tokenizing: Tokenizing) -> None:
+    def _run(self, questions: Questions) -> None:
         while True:
             generate = self._inbox.get()
             request_id = generate.request_id
-            result: Prepared | tuple[int, Failure] | None = None
+            result: Outcome | None = None
             if request_id not in self._cancelled:
-                result = _prepare(tokenizing, generate)
+                result = _prepare(questions, generate)
             # Under the lock, so that a cancel is either seen here or reaches the engine after the request does.
             with self._lock:
                 self._preparing.discard(request_id)
@@ -58,9 +57,9 @@ class Preparer:
                     self._deliver(result)
 
 
-def _prepare(tokenizing: Tokenizing, generate: Generate) -> Prepared | tuple[int, Failure]:
+def _prepare(questions: Questions, generate: Generate) -> Outcome:
     try:
-        return tokenizing.prepare(generate.request_id, generate.request)
+        return questions.prepare(generate.request_id, generate.request)
     except ServerError as error:
         return generate.request_id, error.to_failure()
     except Exception as error:

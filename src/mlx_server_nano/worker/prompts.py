@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import structs
 
 from mlx_server_nano.errors import ContextLengthError, InvalidRequestError
 from mlx_server_nano.template import TemplateError
-from mlx_server_nano.types import ChatPrompt, GenerationRequest, Role, TextPrompt, ThinkingBudget
+from mlx_server_nano.types import ChatPrompt, GenerationRequest, Role, TextPrompt, ThinkingBudget, TokenPrompt
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.scheduler import Prepared
 from mlx_server_nano.worker.thinking import ThinkingLimit
@@ -47,17 +47,12 @@ class Tokenizing:
         prompt = request.prompt
         branches: tuple[int, ...] = ()
         if isinstance(prompt, ChatPrompt):
-            text = self._render(prompt)
+            text = self.render(prompt)
             ids, tail = self._encode(text, add_special_tokens=False), text[-_TAIL:]
             branches = self._branches(prompt, ids) if self._find_branches else ()
-        elif isinstance(prompt, TextPrompt):
-            bos = self._tokenizer.bos_token
-            ids = self._encode(prompt.text, add_special_tokens=not (bos and prompt.text.startswith(bos)))
-            tail = prompt.text[-_TAIL:]
         else:
-            ids, tail = list(prompt.ids), ""
-            if any(not 0 <= i < self._vocab_size for i in ids):
-                raise InvalidRequestError(f"token ids must be in 0..{self._vocab_size - 1}", param="prompt")
+            ids = self._ids(prompt, "prompt")
+            tail = prompt.text[-_TAIL:] if isinstance(prompt, TextPrompt) else ""
         self._check(ids, request)
         return Prepared(
             request_id=request_id,
@@ -70,6 +65,30 @@ class Tokenizing:
             branches=branches,
         )
 
+    def embeddable(self, text: TextPrompt | TokenPrompt, param: str) -> list[int]:
+        """Raises InvalidRequestError for an empty text, ContextLengthError for one that is too long."""
+        ids = self._ids(text, param)
+        if not ids:
+            raise InvalidRequestError("The input is empty.", param=param)
+        if len(ids) > self._context_length:
+            raise ContextLengthError(
+                f"This model's maximum context length is {self._context_length} tokens, but the input has {len(ids)}.",
+                param=param,
+            )
+        return ids
+
+    def _ids(self, prompt: TextPrompt | TokenPrompt, param: str) -> list[int]:
+        if isinstance(prompt, TokenPrompt):
+            self.check_ids(prompt.ids, param)
+            return list(prompt.ids)
+        bos = self._tokenizer.bos_token
+        return self._encode(prompt.text, add_special_tokens=not (bos and prompt.text.startswith(bos)))
+
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        """Raises InvalidRequestError for an id that the model does not have."""
+        if any(not 0 <= i < self._vocab_size for i in ids):
+            raise InvalidRequestError(f"token ids must be in 0..{self._vocab_size - 1}", param=param)
+
     def _thinking(self, budget: ThinkingBudget | None, tail: str) -> ThinkingLimit | None:
         if budget is None:
             return None
@@ -79,11 +98,12 @@ class Tokenizing:
     def _check(self, ids: list[int], request: GenerationRequest) -> None:
         if not ids:
             raise InvalidRequestError("The prompt is empty.", param="prompt")
-        if len(ids) >= self._context_length:
+        room = 0 if request.max_tokens == 0 else 1
+        if len(ids) + room > self._context_length:
             param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
             raise ContextLengthError(
-                f"This model's maximum context length is {self._context_length} tokens, but the prompt has {len(ids)}; "
-                "at least one must be left for the answer.",
+                f"This model's maximum context length is {self._context_length} tokens, but the prompt has {len(ids)}"
+                + ("; at least one must be left for the answer." if room else "."),
                 param=param,
             )
         for token_id in request.sampling.logit_bias:
@@ -101,7 +121,7 @@ class Tokenizing:
         for at in {users[0], users[-1]} if users else ():
             changed = {**prompt.messages[at], "content": _UNLIKELY}
             try:
-                text = self._render(
+                text = self.render(
                     structs.replace(prompt, messages=(*prompt.messages[:at], changed, *prompt.messages[at + 1 :]))
                 )
             except InvalidRequestError:
@@ -113,7 +133,8 @@ class Tokenizing:
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
-    def _render(self, prompt: ChatPrompt) -> str:
+    def render(self, prompt: ChatPrompt) -> str:
+        """Raises InvalidRequestError."""
         if self._apply_template is None:
             raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
         try:
