@@ -19,6 +19,7 @@ from mlx_server_nano.config import worker_environment
 from mlx_server_nano.protocol import (
     Cancel,
     Delta,
+    Event,
     Failed,
     FrameReader,
     Generate,
@@ -83,7 +84,7 @@ class Process:
         assert isinstance(message, Loaded), message
         return message
 
-    def events(self) -> Iterator[Any]:
+    def events(self) -> Iterator[Event]:
         while (message := self.next()) is not None:
             assert isinstance(message, Step)
             yield from message.events
@@ -140,7 +141,7 @@ def test_a_whole_life(process: Process, tiny_folder: Callable[..., Path]):
             started[event.request_id] = event
         elif isinstance(event, Failed):
             failed[event.request_id] = event
-        else:
+        elif isinstance(event, Delta):
             assert event.request_id in started
             tokens += event.tokens if event.request_id == 1 else 0
             if event.finish is not None:
@@ -158,7 +159,7 @@ def test_a_whole_life(process: Process, tiny_folder: Callable[..., Path]):
     seen = 0
     for event in process.events():
         seen += event.request_id == 5
-        if event.request_id == 5 and seen == 10:
+        if seen == 10 and event.request_id == 5:
             process.send(Cancel(5))
             process.send(Cancel(5))
             process.send(Generate(7, ask((7,), max_tokens=2)))
