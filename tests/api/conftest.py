@@ -45,6 +45,7 @@ class Serving:
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self._open = contextlib.ExitStack()  # clients and connections
         self._thread = threading.Thread(target=self.server.run, args=([self._listener],))
 
     def start(self) -> None:
@@ -52,6 +53,7 @@ class Serving:
         wait_until(lambda: self.server.started)
 
     def stop(self) -> None:
+        self._open.close()
         self.gate.drain()
         self.server._deadline = 0.0
         self._thread.join(20)
@@ -59,10 +61,10 @@ class Serving:
 
     def client(self, **options: Any) -> openai.OpenAI:
         given: dict[str, Any] = {"api_key": "x", "max_retries": 0, "timeout": 30} | options
-        return openai.OpenAI(base_url=f"{self.url}/v1", **given)
+        return self._open.enter_context(openai.OpenAI(base_url=f"{self.url}/v1", **given))
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return self._open.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=30))
 
     def post(self, body: bytes | dict, path: str = "/v1/chat/completions", headers: str = "") -> socket.socket:
         """A raw request; the connection is to be closed by the server."""
@@ -81,6 +83,7 @@ class Running(Serving):
         super().__init__(settings, self.manager, FakeCatalog(folder))
 
     def stop(self) -> None:
+        self._open.close()
         super().stop()
         assert self.manager.leases == self.manager.waiting == 0
         assert not self.manager.running
