@@ -151,6 +151,13 @@ def test_only_the_first_token_loses_a_space(real_tokenizer):
         assert "".join(pieces(detokenizer, ids)) == decode(tokenizer, ids)
 
 
+def test_a_token_without_text_leaves_the_space_to_be_dropped_with_the_next(real_tokenizer):
+    tokenizer = real_tokenizer("codellama-34b-instruct-llama2-spm")
+    padding = len(tokenizer) + 7  # models pad their vocabularies
+    detokenizer = make_detokenizer(tokenizer, Vocabulary(tokenizer), continues_text=False)
+    assert "".join(pieces(detokenizer, [padding, tokenizer.convert_tokens_to_ids("▁Hello")])) == "Hello"
+
+
 class Tidying:
     """A tokenizer that tidies spaces unless it is told not to, as older configurations ask for."""
 

@@ -130,6 +130,11 @@ def test_tokens_come_as_often_as_they_should(sampling):
     np.testing.assert_allclose(seen / GRID, expected, atol=2.01 / GRID)
 
 
+def test_top_p_keeps_no_more_than_it_needs():
+    tokens = sample([Row(u, top_p=0.5) for u in grid(64)], np.zeros(4, dtype=np.float32))
+    assert len(set(tokens.tolist())) == 2, "two of four equal tokens are half of the mass"
+
+
 def test_rows_of_one_batch_do_not_see_each_others_settings():
     logits = np.stack([random_logits(seed=i) for i in range(len(SETTINGS) + 1)])
     uniforms = np.random.default_rng(5).random(64)
