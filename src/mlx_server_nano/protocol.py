@@ -164,7 +164,8 @@ Event = Started | Echo | Delta | Answer | Failed
 
 
 class Step(Struct, frozen=True, array_like=True, tag="step"):
-    """All that one engine step has to say. memory_bytes: what MLX holds now, caches included."""
+    """All that one engine step has to say; nothing but the memory once the engine comes to rest. memory_bytes: what MLX
+    holds now, caches included."""
 
     events: tuple[Event, ...]
     memory_bytes: int = 0

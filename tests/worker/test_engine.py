@@ -700,3 +700,4 @@ def test_nothing_is_held_once_all_is_done(tiny: Tiny):
     driver.run()
     assert mx.get_active_memory() - before < 100_000
     assert mx.get_cache_memory() == 0, "at rest, free buffers are the system's"
+    assert driver.recorder.memory_bytes == mx.get_active_memory(), "and the gateway knows"

@@ -105,7 +105,7 @@ class Engine:
         self._turns += 1
         if self.idle or self._turns % _CLEAR_EVERY == 0:
             mx.clear_cache()
-        self._post()
+        self._post(at_rest=self.idle)
 
     def _take_in(self, message: Incoming) -> None:
         if isinstance(message, Prepared):
@@ -295,7 +295,8 @@ class Engine:
         self._cancel(request_id)
         self._events.append(Failed(request_id, Failure("GenerationError", message)))
 
-    def _post(self) -> None:
-        if self._events:
+    def _post(self, *, at_rest: bool = False) -> None:
+        """At rest there may be nothing to say but how much memory is held now."""
+        if self._events or at_rest:
             events, self._events = tuple(self._events), []
             self._channel.send(Step(events, memory.held_bytes()))
