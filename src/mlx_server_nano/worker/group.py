@@ -215,8 +215,10 @@ class Batch:
     def _join(self, row: Row, groups: list[Group]) -> bool:
         """Put a row into the group where it wastes least, if there is one for it."""
         length = len(row.sequence)
+        if not self._batchable or length == 0:
+            return False
         fits = [group for group in groups if group.open and group.padding(length) <= self._padding_limit]
-        if not fits or not self._batchable or length == 0:
+        if not fits:
             return False
         for lease in min(fits, key=lambda group: group.padding(length)).join(row):
             self._reuse.copied(lease)
