@@ -28,6 +28,8 @@ from mlx_server_nano.worker.vocabulary import Vocabulary
 _LOG = logging.getLogger(__name__)
 _FALLBACK_TEMPERATURE = 0.7
 _FALLBACK_CONTEXT = 32768
+# afm7 takes the position of its later layers from the length of the padded keys, which is wrong for all but the longest row.
+_ALONE = frozenset({"afm7"})
 _EVAL_BYTES = 256 << 20
 
 
@@ -110,7 +112,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
         chats=apply_template is not None,
         special_tokens=vocabulary.special,
-        batchable=batchable,
+        batchable=batchable and config["model_type"] not in _ALONE,
         load_seconds=time.monotonic() - started,
     )
     return LoadedModel(

@@ -1,0 +1,52 @@
+"""Reuse never changes a greedy answer: hits, branches, evictions, cancellations, on every kind of cache."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from mlx_lm import stream_generate
+
+from tests.worker.harness import Driver
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "gemma3_text", "qwen3_next", "lfm2", "mamba2"])
+@pytest.mark.parametrize(("seed", "budget", "padding"), [(0, 1 << 30, 100_000), (1, 60_000, 10)])
+def test_answers_do_not_depend_on_what_came_before(tiny, arch, seed, budget, padding):
+    loaded = tiny(arch)
+    rng = random.Random(seed)
+    driver = Driver(loaded, prefix_cache_bytes=budget, prefill_chunk=64, busy_prefill_chunk=16)
+    driver.engine._batch._padding_limit = padding
+    histories = [[rng.randrange(10, 3000) for _ in range(60)]]
+    asked: dict[int, tuple[list[int], int]] = {}
+
+    def bare(ids: list[int], count: int) -> tuple[str, list[int]]:
+        parts = list(stream_generate(loaded.model, loaded.tokenizer, ids, max_tokens=count))
+        return "".join(part.text for part in parts), [part.token for part in parts]
+
+    for _ in range(14):
+        base = rng.choice(histories)
+        shared = base[: rng.choice([len(base), rng.randrange(1, len(base) + 1)])]
+        ids = shared + [rng.randrange(10, 3000) for _ in range(rng.choice([0, 1, 5, 30]))]
+        count = rng.randrange(1, 20)
+        request = driver.tokens(ids, max_tokens=count, n=rng.choice([1, 1, 2]))
+        asked[request] = (ids, count)
+        driver.turn(rng.randrange(20))
+        histories.append(ids)
+        if rng.random() < 0.25:
+            driver.cancel(request)
+            del asked[request]
+        elif rng.random() < 0.6:
+            driver.run()
+            histories.append(ids + bare(ids, count)[1])
+    driver.run()
+    answers, started = driver.answers(), driver.started()
+    for request, (ids, count) in asked.items():
+        expected, _ = bare(ids, count)
+        found = [answer.text for (owner, _), answer in answers.items() if owner == request]
+        assert found == [expected] * len(found) and found
+        assert started[request].cached_tokens < len(ids)
+    if budget > 1 << 20:
+        assert sum(event.cached_tokens for event in started.values()) > 100
+    assert driver.engine._reuse.nbytes <= budget
+    assert not any(entry.leased for entry in driver.engine._reuse._prefixes._entries.values())
