@@ -141,15 +141,19 @@ def _memory_or_none(text: str) -> int | None:
     return 0 if text == "0" else _memory(text)
 
 
-def _model_map(text: str) -> tuple[tuple[str, str], ...]:
-    """Pairs of a pattern and a model, from `claude-*=qwen3-8b,gpt-4o=qwen3-4b`."""
-    pairs = []
-    for item in filter(None, (item.strip() for item in text.split(","))):
-        pattern, _, model = item.partition("=")
-        if not pattern or not model:
-            raise ValueError("not a list such as claude-*=qwen3-8b,gpt-4o=qwen3-4b")
-        pairs.append((pattern, model))
-    return tuple(pairs)
+def _pairs(example: str) -> Callable[[str], tuple[tuple[str, str], ...]]:
+    """Pairs of a pattern and what it stands for, from a list such as the example."""
+
+    def parse(text: str) -> tuple[tuple[str, str], ...]:
+        pairs = []
+        for item in filter(None, (item.strip() for item in text.split(","))):
+            pattern, _, value = item.partition("=")
+            if not pattern or not value:
+                raise ValueError(f"not a list such as {example}")
+            pairs.append((pattern, value))
+        return tuple(pairs)
+
+    return parse
 
 
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -273,9 +277,18 @@ SETTINGS: Final = (
         "model_map",
         "--model-map",
         "MLX_MODEL_MAP",
-        _model_map,
+        _pairs("claude-*=qwen3-8b,gpt-4o=qwen3-4b"),
         "PATTERN=MODEL",
         "Use a model for names that fit a pattern, as claude-*=qwen3-8b; several with commas, the first that fits counts.",
+        repeatable=True,
+    ),
+    Setting(
+        "tool_format",
+        "--tool-format",
+        "MLX_TOOL_FORMAT",
+        _pairs("*/Hermes-*=hermes,*/mine=qwen-xml"),
+        "PATTERN=FORMAT",
+        "Format of tool calls and reasoning (docs/formats.md) for models that fit a pattern, whatever their template tells.",
         repeatable=True,
     ),
     Setting(
@@ -321,6 +334,7 @@ class Settings:
     shutdown_timeout: float = 30.0
     spare_worker: bool = True
     model_map: tuple[tuple[str, str], ...] = ()
+    tool_format: tuple[tuple[str, str], ...] = ()
     local_paths: bool = True
     trust_remote_code: bool = False
 

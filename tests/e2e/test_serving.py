@@ -155,3 +155,17 @@ def test_tools_and_schemas_are_enforced(start):
             response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
         )
         assert json.loads(answer.choices[0].message.content).keys() == {"city", "days"}
+
+
+def test_a_format_by_name(start):
+    server = start(
+        "--tool-format", "*/Tiny-Llama-*=hermes", "--tool-format", "*/Tiny-Qwen3-*=nonsense", "--no-spare-worker"
+    )
+    tools = [{"type": "function", "function": {"name": "clock"}}]
+    ask = {"messages": HELLO, "tools": tools, "tool_choice": "required", "extra_body": {"thinking_budget": 4}}
+    answer = server.client.chat.completions.create(
+        model="mlx-community/Tiny-Llama-bf16", parallel_tool_calls=False, **ask
+    )
+    assert [call.function.name for call in answer.choices[0].message.tool_calls or []] == ["clock"]
+    with pytest.raises(openai.BadRequestError, match="nonsense"):
+        server.client.chat.completions.create(model=QWEN, **ask)

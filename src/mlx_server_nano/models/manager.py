@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ class Manager:
             raise
         slot.worker = worker
         info = await worker.load(folder, self._load_options(slot.ref.id), slot.set_progress)
-        chat = await asyncio.to_thread(_chat_model, info)
+        chat = await asyncio.to_thread(_chat_model, info, self._tool_format(slot.ref.id))
         worker.on_exit = lambda: self._died(slot)
         slot.enter(ModelState.READY)
         slot.loaded_since = time.time()
@@ -194,6 +195,9 @@ class Manager:
             trust_remote_code=self._settings.trust_remote_code,
             prefix_cache_bytes=self._settings.prefix_cache_memory,
         )
+
+    def _tool_format(self, model: str) -> str | None:
+        return next((name for pattern, name in self._settings.tool_format if fnmatchcase(model, pattern)), None)
 
     async def _admit(self, slot: Slot, folder: Path) -> None:
         """Make room for a model and reserve it. Raises OutOfMemoryError, without having unloaded anything in vain if
@@ -254,8 +258,8 @@ class Manager:
             del self._slots[slot.key]
 
 
-def _chat_model(info: ModelInfo) -> ChatModel:
+def _chat_model(info: ModelInfo, format_name: str | None) -> ChatModel:
     # Imports Jinja, which a gateway that only listens does not need.
     from mlx_server_nano.chat.model import ChatModel
 
-    return ChatModel(info)
+    return ChatModel(info, format_name)
