@@ -46,7 +46,7 @@ from mlx_server_nano.protocol import (
     ToWorker,
     to_frame,
 )
-from mlx_server_nano.types import FinishReason, ModelInfo
+from mlx_server_nano.types import FinishReason, GenerationRequest, ModelInfo
 
 _TEMPLATE: Final = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}<think></think>"
 _PIECES: Final = (" the", " server", " writes", " one", ",", " two", ".\n", " words")
@@ -71,7 +71,8 @@ def stand_in(fd: int, streams: int, pause: float) -> None:
 
 
 def _answer(gateway: socket.socket, requests: list[Generate], pause: float) -> None:
-    steps = requests[0].request.max_tokens or 1
+    request = requests[0].request
+    steps = (isinstance(request, GenerationRequest) and request.max_tokens) or 1
     gateway.sendall(to_frame(Step(tuple(Started(r.request_id, 100, 0, "<think></think>") for r in requests))))
     for i in range(steps):
         time.sleep(pause)

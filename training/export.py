@@ -26,7 +26,10 @@ GROUP: Final = 64
 
 
 def quantize(folder: Path, bits: int, out: Path) -> None:
-    """A model folder's copy in `bits` bits, the embedding included."""
+    """A model folder's copy in `bits` bits, the embedding included.
+
+    Scales, offsets and norms stay float32: with bfloat16 ones, MLX's CPU build decodes at a fifth of the speed.
+    """
     model, _ = load_model(folder)
     settings = json.loads((folder / "config.json").read_text())  # mlx-lm's has the generation config mixed in
     model, settings = quantize_model(model, settings, GROUP, bits)
@@ -72,7 +75,7 @@ def measure(name: str, folder: Path, each: int, rows: int) -> Form:
 def export(trained: Path, out: Path, bits: Sequence[int], each: int, rows: int) -> Form:
     """Compare the forms and put the chosen one, with its card, into `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    forms = [measure("trained, bfloat16", trained, each, rows)]
+    forms = [measure("trained, float32", trained, each, rows)]
     for width in bits:
         folder = out.with_name(f"{out.name}-{width}bit")
         quantize(trained, width, folder)

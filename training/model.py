@@ -19,11 +19,11 @@ from training.tokenizer import PADDING, token_id
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
-# 10.7 million parameters: 11.3 MB at 8 bits with their scales. All widths are multiples of the quantization group, 64.
+# 10.2 million parameters: 11.5 MB at 8 bits. All widths are multiples of the quantization group, 64, as CUDA's kernels want.
 SHAPE: Final[Mapping[str, Any]] = {
     "hidden_size": 320,
     "num_hidden_layers": 8,
-    "intermediate_size": 704,
+    "intermediate_size": 640,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 64,
@@ -51,7 +51,7 @@ def config(tokenizer: Tokenizer, shape: Mapping[str, Any] = SHAPE) -> dict[str, 
         "attention_bias": False,
         "hidden_act": "silu",
         "tie_word_embeddings": True,
-        "torch_dtype": "bfloat16",
+        "torch_dtype": "float32",
         "bos_token_id": None,
         "eos_token_id": token_id(tokenizer, END_OF_TURN),
         "pad_token_id": token_id(tokenizer, PADDING),

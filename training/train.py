@@ -135,8 +135,8 @@ class Trainer:
         return float(self._loss(self.weights, arrays(batch)).item())
 
     def trained(self) -> nn.Module:
-        """The model with the weights as they are now, in bfloat16."""
-        self.model.update(tree_map(lambda weight: weight.astype(mx.bfloat16), self.weights))
+        """The model with the weights as they are now, in float32."""
+        self.model.update(self.weights)
         return self.model
 
     def save(self, folder: Path, progress: Progress) -> None:

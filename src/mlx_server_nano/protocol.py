@@ -11,8 +11,9 @@ direction, one `ToGateway` in the other. A worker's life:
                              <-       Generate(request_id, request)* and Cancel(request_id)*
     Step(events)*            ->                     one frame per engine step, all rows together
 
-For each request a worker sends `Started`, then `Delta`s, the last one of each choice with a finish reason; or `Failed`
-at any point, and nothing after it. A cancelled request gets nothing more. Either side's end of file ends the worker.
+For each request a worker sends `Started`, an `Echo` if it is asked for, then `Delta`s, the last one of each choice with
+a finish reason; or `Failed` at any point, and nothing after it. A question gets one `Tokenized`,
+`Rendered` or `Embedded`, or `Failed`. A cancelled request gets nothing more. Either side's end of file ends the worker.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from mlx_server_nano.errors import Failure
-from mlx_server_nano.types import FinishReason, GenerationRequest, ModelInfo, TokenLogprob
+from mlx_server_nano.types import FinishReason, ModelInfo, TokenLogprob, Work
 
 MAX_FRAME_BYTES: Final = 1 << 30
 _HEADER: Final = struct.Struct(">I")
@@ -56,7 +57,7 @@ class Load(Struct, frozen=True, array_like=True, tag="load"):
 
 class Generate(Struct, frozen=True, array_like=True, tag="generate"):
     request_id: int
-    request: GenerationRequest
+    request: Work
 
 
 class Cancel(Struct, frozen=True, array_like=True, tag="cancel"):
@@ -104,6 +105,17 @@ class Started(Struct, frozen=True, array_like=True, tag="started"):
     prompt_tail: str
 
 
+class Echo(Struct, frozen=True, array_like=True, tag="echo"):
+    """The prompt's text. first_token and logprobs, if the request asks for log-probabilities: the first token's bytes,
+    before which there is nothing that could predict it, and what is to be said of all others."""
+
+    request_id: int
+    first_choice: int
+    text: str
+    first_token: bytes = b""
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
 class Delta(Struct, frozen=True, array_like=True, tag="delta"):
     """New text of one choice. `tokens` counts those behind it (they may exceed what the text shows while text is held
     back for a stop string). `stop` is the stop string that ended the choice, if one did."""
@@ -117,6 +129,29 @@ class Delta(Struct, frozen=True, array_like=True, tag="delta"):
     stop: str | None = None
 
 
+class Tokenized(Struct, frozen=True, array_like=True, tag="tokenized"):
+    """A text's tokens, and the bytes behind each."""
+
+    request_id: int
+    ids: tuple[int, ...]
+    pieces: tuple[bytes, ...]
+
+
+class Rendered(Struct, frozen=True, array_like=True, tag="rendered"):
+    """The text of tokens or messages."""
+
+    request_id: int
+    text: str
+
+
+class Embedded(Struct, frozen=True, array_like=True, tag="embedded"):
+    """A vector for each input, as little-endian float32. tokens: of all inputs together."""
+
+    request_id: int
+    vectors: tuple[bytes, ...]
+    tokens: int
+
+
 class Failed(Struct, frozen=True, array_like=True, tag="failed"):
     """This request ended with an error; others go on."""
 
@@ -124,11 +159,13 @@ class Failed(Struct, frozen=True, array_like=True, tag="failed"):
     failure: Failure
 
 
-Event = Started | Delta | Failed
+Answer = Tokenized | Rendered | Embedded
+Event = Started | Echo | Delta | Answer | Failed
 
 
 class Step(Struct, frozen=True, array_like=True, tag="step"):
-    """All that one engine step has to say. memory_bytes: what MLX holds now, caches included."""
+    """All that one engine step has to say; nothing but the memory once the engine comes to rest. memory_bytes: what MLX
+    holds now, caches included."""
 
     events: tuple[Event, ...]
     memory_bytes: int = 0

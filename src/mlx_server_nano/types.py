@@ -6,7 +6,7 @@ They travel between the processes as msgpack (see `protocol`), hence msgspec str
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
@@ -123,12 +123,14 @@ class ThinkingBudget(Struct, frozen=True, kw_only=True):
     close: str
 
 
-class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="generation"):
     """All that a worker needs to answer a request; every dialect decodes to this.
 
-    max_tokens: tokens at most for each choice; None: until the context is full.
+    max_tokens: tokens at most for each choice; None: until the context is full; 0: only the prompt is processed.
     stop: strings that end a choice and are not part of it.
-    n: how many choices, from one prefill.
+    n: how many choices, from one prefill. first_choice: the number of the first one, for a client's request that becomes
+    several of these.
+    echo: send the prompt's text ahead of the choices, with its tokens' log-probabilities if `logprobs` asks for any.
     logprobs: None: none wanted; k: the chosen token's log-probability and the k most likely alternatives'.
     constraint: a grammar that every choice follows, whatever the sampling. thinking: a limit for its reasoning.
     """
@@ -138,9 +140,45 @@ class GenerationRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
+    first_choice: int = 0
+    echo: bool = False
     logprobs: int | None = None
     constraint: Constraint | None = None
     thinking: ThinkingBudget | None = None
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """Something else to ask a worker, with one answer. n: what it counts as among choices."""
+
+    n: ClassVar[int] = 1
+
+
+class Tokenize(Question, frozen=True, tag="tokenize"):
+    """add_special: with the tokens that the tokenizer puts around a text; parse_special: markup in it counts as such."""
+
+    text: str
+    add_special: bool
+    parse_special: bool
+
+
+class Detokenize(Question, frozen=True, tag="detokenize"):
+    ids: tuple[int, ...]
+
+
+class RenderChat(Question, frozen=True, tag="render_chat"):
+    """What does the chat template make of these messages?"""
+
+    prompt: ChatPrompt
+
+
+class Embed(Question, frozen=True, tag="embed"):
+    """A vector for each input, of all dimensions or of the first so many."""
+
+    inputs: tuple[TextPrompt | TokenPrompt, ...]
+    dimensions: int | None = None
+
+
+Work = GenerationRequest | Tokenize | Detokenize | RenderChat | Embed
 
 
 class Alternative(Struct, frozen=True, array_like=True):

@@ -19,8 +19,12 @@ from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.cli.server import Server, listen
 from mlx_server_nano.config import Settings
+from mlx_server_nano.models.catalog import Catalog
+from mlx_server_nano.models.manager import Manager
 from tests.api.fakes import FakeCatalog, FakeManager, chat_model
+from tests.tiny_models import make_model
 
+SOURCE = Path(__file__).parents[2] / "src"
 SCHEMAS = Path(__file__).parents[2].parent / "shared/assets/openai/openai_subset.json"
 
 
@@ -32,18 +36,16 @@ class InThread(Server):
         yield
 
 
-class Running:
-    """The real app on a real socket, with a scripted manager behind it."""
+class Serving:
+    """The real app on a real socket."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.manager = FakeManager()
+    def __init__(self, settings: Settings, manager: Any, catalog: Any) -> None:
         self.gate = Gate()
-        manager: Any = self.manager
-        catalog: Any = FakeCatalog(folder)
         self.server = InThread(build_app(settings, manager, catalog, self.gate), settings, self.gate)
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self._open = contextlib.ExitStack()  # clients and connections
         self._thread = threading.Thread(target=self.server.run, args=([self._listener],))
 
     def start(self) -> None:
@@ -51,19 +53,18 @@ class Running:
         wait_until(lambda: self.server.started)
 
     def stop(self) -> None:
+        self._open.close()
         self.gate.drain()
         self.server._deadline = 0.0
         self._thread.join(20)
         assert not self._thread.is_alive()
-        assert self.manager.leases == self.manager.waiting == 0
-        assert not self.manager.running
 
     def client(self, **options: Any) -> openai.OpenAI:
         given: dict[str, Any] = {"api_key": "x", "max_retries": 0, "timeout": 30} | options
-        return openai.OpenAI(base_url=f"{self.url}/v1", **given)
+        return self._open.enter_context(openai.OpenAI(base_url=f"{self.url}/v1", **given))
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return self._open.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=30))
 
     def post(self, body: bytes | dict, path: str = "/v1/chat/completions", headers: str = "") -> socket.socket:
         """A raw request; the connection is to be closed by the server."""
@@ -72,6 +73,20 @@ class Running:
         connection = self.connect()
         connection.sendall(head.encode() + data)
         return connection
+
+
+class Running(Serving):
+    """With a scripted manager behind it."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.manager = FakeManager()
+        super().__init__(settings, self.manager, FakeCatalog(folder))
+
+    def stop(self) -> None:
+        self._open.close()
+        super().stop()
+        assert self.manager.leases == self.manager.waiting == 0
+        assert not self.manager.running
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -112,6 +127,25 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 @pytest.fixture
 def server(start: Callable[..., Running]) -> Running:
     return start()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny random model that `real_server` serves as "tiny"."""
+    return make_model(tmp_path_factory.mktemp("models") / "tiny", "qwen3", generation_config={})
+
+
+@pytest.fixture(scope="module")
+def real_server(tiny_folder: Path) -> Iterator[Serving]:
+    """A server with a real worker. Not for the session: other tests watch for processes that are left over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(SOURCE))
+        settings = Settings(spare_worker=False)
+        catalog = Catalog(built_in={"tiny": tiny_folder})
+        serving = Serving(settings, Manager(settings, catalog), catalog)
+        serving.start()
+        yield serving
+        serving.stop()
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.catalog import AvailableModel
 from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.models.slot import ModelState, ModelStatus
-from mlx_server_nano.protocol import Delta, Event, Started
+from mlx_server_nano.protocol import Answer, Delta, Event, Started
 from mlx_server_nano.types import FinishReason, GenerationRequest, ModelInfo
 
 
@@ -38,7 +39,10 @@ def text(*pieces: str, choice: int = 0, finish: FinishReason | None = FinishReas
 
 
 def echo(request: GenerationRequest) -> list[Beat]:
-    return [started(), *(beat for choice in range(request.n) for beat in text("Hel", "lo", choice=choice))]
+    return [
+        started(),
+        *(beat for choice in range(request.n) for beat in text("Hel", "lo", choice=request.first_choice + choice)),
+    ]
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Script:
     opening: list[Beat] = field(default_factory=list)
     refusal: Exception | None = None
     template: str = "{% for message in messages %}{{ message.role }}: {{ message.content }}{% endfor %}"
+    special_tokens: dict[str, int] = field(default_factory=dict)
 
 
 async def perform(beat: Beat) -> list[Event]:
@@ -62,11 +67,11 @@ async def perform(beat: Beat) -> list[Event]:
 
 
 class FakeGeneration:
-    def __init__(self, manager: FakeManager, request: GenerationRequest, beats: list[Beat]) -> None:
+    def __init__(self, manager: FakeManager, requests: tuple[GenerationRequest, ...], beats: list[Beat]) -> None:
         self._manager = manager
         self._beats: Iterator[Beat] = iter(beats)
-        self._open = request.n
-        self._request = request
+        self._open = sum(request.n for request in requests)
+        self._requests = requests
 
     @property
     def finished(self) -> bool:
@@ -75,42 +80,48 @@ class FakeGeneration:
     async def next(self, timeout: float | None = None) -> list[Event]:
         await asyncio.sleep(0)  # as a worker's events come from the loop
         events = await perform(next(self._beats))
-        self._open -= sum(isinstance(event, Delta) and event.finish is not None for event in events)
+        self._open -= sum(
+            event.finish is not None if isinstance(event, Delta) else isinstance(event, Answer) for event in events
+        )
         return events
 
     def cancel(self) -> None:
         if not self.finished:
-            self._manager.cancelled.append(self._request)
+            self._manager.cancelled.extend(self._requests)
+
+
+def model_info(template: str, special_tokens: dict[str, int] | None = None) -> ModelInfo:
+    return ModelInfo(
+        model_type="fake",
+        context_length=100,
+        vocab_size=10,
+        weights_bytes=1,
+        chat_template=template,
+        chats=True,
+        special_tokens=special_tokens or {},
+        batchable=True,
+        load_seconds=0.0,
+    )
 
 
 def chat_model(template: str) -> ChatModel:
-    return ChatModel(
-        ModelInfo(
-            model_type="fake",
-            context_length=100,
-            vocab_size=10,
-            weights_bytes=1,
-            chat_template=template,
-            chats=True,
-            special_tokens={},
-            batchable=True,
-            load_seconds=0.0,
-        )
-    )
+    return ChatModel(model_info(template))
 
 
 class FakeLease:
     def __init__(self, manager: FakeManager, name: str, script: Script) -> None:
         self.model_id = name
-        self.chat = chat_model(script.template)
+        self.info = model_info(script.template, script.special_tokens)
+        self.chat = ChatModel(self.info)
         self._manager = manager
         self._script = script
 
-    def generate(self, request: GenerationRequest) -> FakeGeneration:
-        self._manager.requests.append(request)
+    def generate(self, *requests: GenerationRequest) -> FakeGeneration:
+        self._manager.requests.extend(requests)
         if self._script.refusal is not None:
             raise self._script.refusal
-        return FakeGeneration(self._manager, request, self._script.play(request))
+        beats = [beat for request in requests for beat in self._script.play(request)]
+        return FakeGeneration(self._manager, requests, beats)
 
 
 def status(name: str, state: ModelState = ModelState.READY, loaded_since: float | None = 1700000001.5) -> ModelStatus:
@@ -128,7 +139,7 @@ def status(name: str, state: ModelState = ModelState.READY, loaded_since: float 
 class FakeManager:
     def __init__(self) -> None:
         self.scripts = {"m": Script()}
-        self.requests: list[GenerationRequest] = []
+        self.requests: list[Any] = []
         self.cancelled: list[GenerationRequest] = []
         self.waiting = 0  # for a lease
         self.leases = 0

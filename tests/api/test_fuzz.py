@@ -8,6 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_server_nano.api.chat_request import ChatBody
+from mlx_server_nano.api.completions_request import CompletionBody
+from mlx_server_nano.api.embeddings import EmbeddingBody
+from mlx_server_nano.api.tokens import DetokenizeBody, TokenizeBody
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=()), max_size=5)
@@ -54,3 +57,26 @@ def test_random_bodies(client, body):
 @given(st.binary(max_size=50))
 def test_random_bytes(client, body):
     assert client.post("/v1/chat/completions", content=body).status_code == 400
+
+
+OTHERS = {
+    "/v1/completions": CompletionBody.__struct_fields__,
+    "/v1/embeddings": EmbeddingBody.__struct_fields__,
+    "/tokenize": TokenizeBody.__struct_fields__,
+    "/detokenize": DetokenizeBody.__struct_fields__,
+    "/apply-template": ChatBody.__struct_fields__,
+}
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.data())
+def test_random_bodies_of_the_plain_endpoints(client, data):
+    """The scripted model answers only what is generated, so other requests that are taken go to one that does not exist."""
+    path = data.draw(st.sampled_from(sorted(OTHERS)))
+    fields = st.fixed_dictionaries({}, optional=dict.fromkeys(OTHERS[path], values))
+    model = "m" if path == "/v1/completions" else "none"
+    body = {**data.draw(fields), "model": model} | data.draw(
+        st.fixed_dictionaries({}, optional={"prompt": st.text(), "input": st.text(), "content": st.text()})
+    )
+    response = client.post(path, content=json.dumps(body).encode())
+    assert response.status_code in (200, 400, 404), response.text

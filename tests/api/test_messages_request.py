@@ -51,6 +51,45 @@ def test_what_is_accepted_without_effect():
     )  # fmt: skip
 
 
+def test_claude_codes_second_turn():
+    """Its shape, as Claude Code 2.1.197 sends it."""
+    ephemeral = {"type": "ephemeral"}
+    call = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": "ls"}}
+    answer = [{"type": "thinking", "thinking": "Hm.", "signature": sign("Hm.")}, *text("Listing."), call]
+    back = {
+        "tool_use_id": "toolu_1",
+        "type": "tool_result",
+        "content": "a b",
+        "is_error": False,
+        "cache_control": ephemeral,
+    }
+    request = decoded(
+        system=text("x-anthropic-billing-header: cc_version=2.1.197.1c0;", "You are an agent.", "\nBe brief."),
+        messages=[
+            {"role": "user", "content": text("<system-reminder>", "Say hello")},
+            {"role": "system", "content": "Agent types: ..."},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": [back]},
+        ],
+        tools=[{"name": "Bash", "description": "Runs.", "input_schema": {"type": "object"}}],
+        metadata={"user_id": "{}"}, max_tokens=32000, thinking={"type": "adaptive"}, output_config={"effort": "high"},
+        context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}, stream=True,
+    )  # fmt: skip
+    assert request.messages == (
+        Message(role=Role.SYSTEM, content="You are an agent.\n\nBe brief."),
+        user("<system-reminder>\nSay hello"),
+        Message(role=Role.SYSTEM, content="Agent types: ..."),
+        Message(
+            role=Role.ASSISTANT,
+            content="Listing.",
+            reasoning="Hm.",
+            tool_calls=(ToolCall(id="toolu_1", name="Bash", arguments='{"command":"ls"}'),),
+        ),
+        Message(role=Role.TOOL, content="a b", tool_call_id="toolu_1"),
+    )
+    assert request.thinking == Thinking(enabled=True, effort="high")
+
+
 def test_texts():
     system = Message(role=Role.SYSTEM, content="Be\nkind.")
     assert messages_of({"role": "user", "content": text("a", "b")}, system=text("Be", "kind.")) == [

@@ -38,7 +38,7 @@ from mlx_server_nano.protocol import (
     ToWorker,
     to_frame,
 )
-from mlx_server_nano.types import FinishReason, ModelInfo, TextPrompt
+from mlx_server_nano.types import FinishReason, GenerationRequest, ModelInfo, TextPrompt
 
 INFO = ModelInfo(
     model_type="fake",
@@ -115,6 +115,7 @@ class FakeWorker:
         self.send(Loaded(INFO))
 
     def _prompt(self, generate: Generate) -> list[str]:
+        assert isinstance(generate.request, GenerationRequest)
         prompt = generate.request.prompt
         assert isinstance(prompt, TextPrompt)
         return prompt.text.split()

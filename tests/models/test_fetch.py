@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from mlx_server_nano.models.fetch import Meter, Progress, Refused, progress_bar
+from mlx_server_nano.models.folder import small_files
 from tests.hub_standin import HubStandin
 from tests.models.folders import write_model
 
@@ -70,3 +71,10 @@ def test_it_ends_with_its_parent_and_removes_its_own_partial_files(hub: HubStand
         process.stdin.close()
         process.wait(60)
     assert list((tmp_path / "cache").rglob("*.incomplete")) == [others]
+
+
+def test_which_small_files_come() -> None:
+    wanted = ["config.json", "modules.json", "1_Pooling/config.json", "additional_chat_templates/a.jinja", "vocab.txt"]
+    other = ["onnx/model.onnx", "onnx/config.json", "model.safetensors", "modeling.py", "1_Pooling/x/config.json"]
+    assert small_files([*wanted, *other], code=False) == wanted
+    assert small_files(other, code=True) == ["modeling.py"]

@@ -11,12 +11,21 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.config import worker_environment
-from mlx_server_nano.errors import GenerationError, ServerError, UnsupportedModelError, WorkerDiedError
+from mlx_server_nano.errors import (
+    GenerationError,
+    InvalidRequestError,
+    QueueFullError,
+    ServerError,
+    UnsupportedModelError,
+    WorkerDiedError,
+)
 from mlx_server_nano.models.generation import Generation
+from mlx_server_nano.models.lease import Lease, Loaded
 from mlx_server_nano.models.worker import Worker
 from mlx_server_nano.protocol import Delta, LoadOptions, Started
-from mlx_server_nano.types import FinishReason, GenerationRequest, TextPrompt
+from mlx_server_nano.types import ChatPrompt, FinishReason, GenerationRequest, TextPrompt
 from tests.models import fake_worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("child_path")]
@@ -111,6 +120,33 @@ async def test_requests_share_a_worker_and_choices_end_one_by_one(tmp_path: Path
         assert last == [0, 1, 2]
 
 
+async def test_requests_that_belong_together_end_together(tmp_path: Path) -> None:
+    async with loaded(tmp_path) as worker:
+        both = worker.generate(ask("count 3"), ask("count 2", n=2))
+        assert (worker.running, worker.open_choices) == (1, 3)
+        assert len((await read(both)).split()) == 7
+        assert worker.running == 0
+        failing = worker.generate(ask("hold"), ask("fail"), ask("hold"))
+        await fails(GenerationError, read(failing), "made to fail")
+        assert (worker.running, worker.open_choices, failing.finished) == (0, 0, False)
+        left = worker.generate(ask("hold"), ask("hold"))
+        left.cancel()
+        assert (worker.running, left.finished) == (0, True)
+
+
+async def test_requests_that_belong_together_count_together(tmp_path: Path) -> None:
+    async with loaded(tmp_path) as worker:
+        lease = Lease("m", Loaded(worker, fake_worker.INFO, ChatModel(fake_worker.INFO)), capacity=4)
+        lease.generate(*[ask("hold")] * 5).cancel()  # whatever is asked of a model without work is taken
+        lease.generate(ask("hold"), ask("hold"))
+        with pytest.raises(QueueFullError, match="2 unfinished choices"):
+            lease.generate(ask("hold"), ask("hold", n=2))
+        lease.generate(ask("hold"), ask("hold"))
+        assert worker.open_choices == 4
+        lease.end()
+        assert worker.open_choices == 0
+
+
 async def test_next_gives_all_that_is_pending_at_once(tmp_path: Path) -> None:
     async with loaded(tmp_path) as worker:
         slow = worker.generate(ask("count 100"))
@@ -136,6 +172,15 @@ async def test_a_failed_request_ends_alone(tmp_path: Path) -> None:
         assert (await other.next())[0] == Started(2, 2, 0, "tail")
         assert worker.running == 1
         other.cancel()
+
+
+async def test_a_request_that_no_frame_can_hold(tmp_path: Path) -> None:
+    async with loaded(tmp_path) as worker:
+        huge = GenerationRequest(prompt=ChatPrompt(messages=({"role": "user", "content": 10**30},)))
+        with pytest.raises(InvalidRequestError, match="out of range"):
+            worker.generate(huge)
+        assert worker.open_choices == 0
+        assert await read(worker.generate(ask("count 2"))) == "t0 t1 "
 
 
 async def test_cancel_reaches_the_worker_once(tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from mlx_server_nano.worker.loader import LoadedModel
-from tests.tiny_models import copy_tokenizer, make_model
+from tests.tiny_models import assets, make_model
 from tests.worker import harness
 
 Tiny = Callable[..., LoadedModel]
@@ -45,15 +47,15 @@ def tiny(tiny_folder: Callable[..., Path]) -> Tiny:
 
 
 @pytest.fixture(scope="session")
-def real_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+def real_tokenizer() -> Callable[[str], Any]:
     """Tokenizers of the shared assets by name, without mlx-lm's and the model's wrappers."""
     read: dict[str, Any] = {}
 
     def tokenizer(name: str) -> Any:
         if name not in read:
-            folder = tmp_path_factory.mktemp("tokenizer")
-            copy_tokenizer(folder, name)
-            read[name] = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+            packed = (assets() / "tokenizers" / name / "tokenizer.json.xz").read_bytes()
+            backend = Tokenizer.from_str(lzma.decompress(packed).decode())
+            read[name] = PreTrainedTokenizerFast(tokenizer_object=backend)
         return read[name]
 
     return tokenizer

@@ -33,10 +33,12 @@ class Recorder:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.memory_bytes = 0
 
     def send(self, message: Any) -> None:
         assert isinstance(message, Step)
         self.events += message.events
+        self.memory_bytes = message.memory_bytes
 
 
 class Driver:

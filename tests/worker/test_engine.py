@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,11 @@ from mlx_lm.models.cache import ChunkedKVCache, QuantizedKVCache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_server_nano.protocol import Failed
-from mlx_server_nano.types import FinishReason, Sampling
+from mlx_server_nano.types import Constraint, FinishReason, Sampling
 from mlx_server_nano.worker import engine as engine_module
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.detokenizer import make_detokenizer
+from mlx_server_nano.worker.group import Batch
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
 from mlx_server_nano.worker.sequence import Sequence
@@ -119,19 +121,22 @@ def crowd(loaded: LoadedModel, seed: int, *, requests: int = 9, longest: int = 1
 # The property of the issue.
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_greedy_output_is_mlx_lms_in_any_crowd(tiny: Tiny, monkeypatch, arch: str, seed: int):
-    if seed:
-        monkeypatch.setattr(slots, "_GROWTH", 4)  # so that slots grow in mid-stream
-    crowd(tiny(arch), seed)
+def test_greedy_output_is_mlx_lms_in_any_crowd(tiny: Tiny, arch: str):
+    crowd(tiny(arch), seed=0)
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "gemma3_text", "lfm2"])
+def test_greedy_output_is_mlx_lms_while_slots_grow(tiny: Tiny, monkeypatch, arch: str):
+    monkeypatch.setattr(slots, "_GROWTH", 4)
+    crowd(tiny(arch), seed=1)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_greedy_output_is_mlx_lms_alone(tiny: Tiny, arch: str):
     rng = random.Random(3)
     loaded = tiny(arch)
-    for length, limit in ((1, 20), (2, 1), (70, 20)):
+    for length, limit in ((1, 12), (2, 1), (70, 12)):
         ids = prompt(rng, length)
         driver = Driver(loaded, prefill_chunk=16)
         request_id = driver.tokens(ids, max_tokens=limit)
@@ -140,19 +145,28 @@ def test_greedy_output_is_mlx_lms_alone(tiny: Tiny, arch: str):
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "gemma3_text", "qwen3_next"])
-def test_several_groups(tiny: Tiny, arch: str):
+def test_several_groups(tiny: Tiny, monkeypatch, arch: str):
     """A token's keys and values made to look huge: padding costs more than a second pass, so groups are many."""
     loaded = dataclasses.replace(tiny(arch), kv_bytes_per_token=8 << 20)  # 32 positions of padding at most
-    crowd(loaded, seed=5)
+    counts: list[int] = []
+    settle = Batch.settle
+
+    def count(self: Batch, joining: Any) -> None:
+        settle(self, joining)
+        counts.append(len(self.groups))
+
+    monkeypatch.setattr(Batch, "settle", count)
+    crowd(loaded, seed=5, requests=7)
+    assert max(counts) > 1
 
 
 @pytest.mark.parametrize("arch", ["llama", "gemma3_text", "lfm2"])
 def test_models_that_end_by_themselves(tiny: Tiny, arch: str):
     """Every 15th token ends a sequence, so rows leave at any step."""
     loaded = tiny(arch, generation_config={"eos_token_id": list(range(0, 3280, 15))})
-    driver = crowd(loaded, seed=6, requests=16)
+    driver = crowd(loaded, seed=6, requests=12)
     finishes = [answer.finish for answer in driver.answers().values()]
-    assert finishes.count(FinishReason.STOP) > 2 and finishes.count(FinishReason.LENGTH) > 2
+    assert finishes.count(FinishReason.STOP) > 1 and finishes.count(FinishReason.LENGTH) > 1
 
 
 def test_rows_that_grow_past_their_room(tiny: Tiny, monkeypatch):
@@ -189,8 +203,7 @@ def outputs(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[int]]
     return seen
 
 
-@pytest.mark.parametrize("bits", [None, 4])
-@pytest.mark.parametrize("arch", ["qwen3", "gemma3_text"])
+@pytest.mark.parametrize(("arch", "bits"), [("qwen3", 4), ("gemma3_text", None)])
 def test_half_precision_and_quantized_models(tiny: Tiny, outputs, arch: str, bits: int | None):
     """Rows of a batch are rounded differently from a lone one, so tokens may differ where two are about as likely."""
     loaded = tiny(arch, dtype="bfloat16", bits=bits)
@@ -239,17 +252,17 @@ def test_choices_share_one_prefill(tiny: Tiny, arch: str, length: int):
 def test_greedy_text_up_to_a_stop_string(tiny: Tiny):
     loaded = tiny("qwen3")
     ids = prompt(random.Random(1), 20)
-    full = text_of(loaded, oracle(loaded, ids, 40))
-    for start, size in ((3, 5), (17, 1), (len(full) // 2, 9)):
+    full = text_of(loaded, oracle(loaded, ids, 24))
+    for start, size in ((3, 5), (len(full) // 2, 9)):
         stop = full[start : start + size]
         driver = Driver(loaded)
-        request_id = driver.tokens(ids, max_tokens=40, stop=(stop,))
-        idle = driver.tokens(ids[:7], max_tokens=40)
+        request_id = driver.tokens(ids, max_tokens=24, stop=(stop,))
+        other = driver.tokens(ids[:7], max_tokens=24)
         driver.run()
         answer = driver.answers()[request_id, 0]
         assert answer.text == full[: full.index(stop)]
         assert (answer.finish, answer.stop) == (FinishReason.STOP, stop)
-        check(loaded, driver.answers()[idle, 0], ids[:7], 40)
+        check(loaded, driver.answers()[other, 0], ids[:7], 24)
 
 
 def test_a_seed_gives_the_same_text_alone_and_in_any_crowd(tiny: Tiny):
@@ -321,6 +334,29 @@ def plain_penalized(loaded: LoadedModel, ids: list[int], sampling: Sampling, lim
             logits[token] += bias
         output.append(int(logits.argmax()))
     return output
+
+
+def test_rows_with_a_grammar_keep_to_it_and_leave_the_others_alone(tiny: Tiny):
+    loaded = tiny("qwen3")
+    rng = random.Random(21)
+    driver = Driver(loaded, busy_prefill_chunk=16)
+    free = {}
+    bound = []
+    grammar = Constraint(grammar='start: ("yes" | "no" | "maybe so"){3}')
+    for length in (30, 1, 50):
+        ids = prompt(rng, length)
+        free[driver.tokens(ids, max_tokens=24)] = ids
+        driver.turn(2)
+        shaped = Sampling(temperature=1, seed=length, frequency_penalty=0.5)
+        bound.append(driver.tokens(ids[:20], constraint=grammar, sampling=shaped, max_tokens=40, n=2))
+        driver.turn(rng.randint(0, 4))
+    driver.run()
+    answers = driver.answers()
+    for request_id, ids in free.items():
+        check(loaded, answers[request_id, 0], ids, 24)
+    texts = [answers[request_id, choice].text for request_id in bound for choice in (0, 1)]
+    assert all(re.fullmatch("(yes|no|maybe so){3}", text) for text in texts)
+    assert len(set(texts)) > 1
 
 
 # Scheduling.
@@ -664,3 +700,4 @@ def test_nothing_is_held_once_all_is_done(tiny: Tiny):
     driver.run()
     assert mx.get_active_memory() - before < 100_000
     assert mx.get_cache_memory() == 0, "at rest, free buffers are the system's"
+    assert driver.recorder.memory_bytes == mx.get_active_memory(), "and the gateway knows"

@@ -166,12 +166,12 @@ def test_the_tail_of_a_large_vocabulary_is_drawn_right(sampling):
     ends = np.cumsum(p[order])
     place = np.empty(size, dtype=np.int64)
     place[order] = np.arange(size)
-    uniforms = [*rng.random(60), 0.0, 1 - 2.0**-24, 0.999999]
+    uniforms = [*rng.random(30), 0.0, 1 - 2.0**-24, 0.999999]
     tokens = sample([Row(float(u), **sampling) for u in uniforms], logits)
     assert (p[tokens] > 0).all()
     for u, at in zip(uniforms, place[tokens], strict=True):
         assert (ends[at - 1] if at else 0.0) - 2e-6 <= u <= ends[at] + 2e-6
-    assert len(set(tokens.tolist())) > 25
+    assert len(set(tokens.tolist())) > 12
 
 
 def test_draw_never_takes_an_entry_without_weight():

@@ -10,6 +10,8 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from mlx_server_nano.api.chat import ChatDialect
+from mlx_server_nano.api.completions import CompletionDialect
+from mlx_server_nano.api.embeddings import EmbeddingDialect
 from mlx_server_nano.api.envelope import ANTHROPIC_PATH
 from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.messages import MessagesDialect
@@ -19,6 +21,7 @@ from mlx_server_nano.api.responses import responses_routes
 from mlx_server_nano.api.routing import Methods, unknown_path
 from mlx_server_nano.api.run import GenerationEndpoint
 from mlx_server_nano.api.status import Health, welcome
+from mlx_server_nano.api.tokens import TokenDialect
 from mlx_server_nano.config import Settings
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
 
     models = ModelEndpoints(manager, catalog)
     chat = GenerationEndpoint(settings, manager, gate, ChatDialect(settings).prepare)
+    completions = GenerationEndpoint(settings, manager, gate, CompletionDialect().prepare)
+    embeddings = GenerationEndpoint(settings, manager, gate, EmbeddingDialect().prepare)
+    tokens = TokenDialect(settings, manager)
     dialect = MessagesDialect()
     messages = GenerationEndpoint(settings, manager, gate, dialect.prepare)
     count = GenerationEndpoint(settings, manager, gate, dialect.prepare_count)
@@ -46,6 +52,11 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
         Route("/", Methods({"GET": welcome})),
         Route(HEALTH_PATH, Methods({"GET": Health(manager, gate)})),
         Route("/v1/chat/completions", Methods({"POST": chat})),
+        Route("/v1/completions", Methods({"POST": completions})),
+        Route("/v1/embeddings", Methods({"POST": embeddings})),
+        Route("/tokenize", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.tokenize)})),
+        Route("/detokenize", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.detokenize)})),
+        Route("/apply-template", Methods({"POST": GenerationEndpoint(settings, manager, gate, tokens.apply_template)})),
         Route(ANTHROPIC_PATH, Methods({"POST": messages})),
         Route(f"{ANTHROPIC_PATH}/count_tokens", Methods({"POST": count})),
         *responses_routes(settings, manager, gate),

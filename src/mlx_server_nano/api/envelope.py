@@ -36,11 +36,11 @@ def anthropic_error(error: ServerError, request_id: str | None = None) -> bytes:
     the message."""
     status = anthropic_status(error)
     kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    message = (
-        error.message if error.param is None or error.param in error.message else f"{error.param}: {error.message}"
-    )
+    message = error.message
     if isinstance(error, ContextLengthError):
         message = f"prompt is too long: {message}"  # by these words Claude Code knows that it must compact
+    elif error.param is not None and error.param not in message:
+        message = f"{error.param}: {message}"
     return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id})
 
 

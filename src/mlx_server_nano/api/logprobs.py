@@ -6,7 +6,7 @@ from typing import Final
 
 from mlx_server_nano.types import Alternative, TokenLogprob
 
-_LOWEST: Final = -9999.0  # OpenAI's number for "as good as never"; JSON has no minus infinity
+LOWEST: Final = -9999.0  # OpenAI's number for "as good as never"; JSON has no minus infinity
 
 
 def to_openai(logprob: TokenLogprob) -> dict[str, object]:
@@ -17,6 +17,6 @@ def to_openai(logprob: TokenLogprob) -> dict[str, object]:
 def _entry(token: TokenLogprob | Alternative) -> dict[str, object]:
     return {
         "token": token.token.decode(errors="replace"),
-        "logprob": max(token.logprob, _LOWEST),
+        "logprob": max(token.logprob, LOWEST),
         "bytes": list(token.token),
     }

@@ -67,6 +67,11 @@ def _input(arguments: str) -> msgspec.Raw:
     return msgspec.Raw(text)
 
 
+def _call_id(call_id: str) -> str:
+    """The ids that we make look like OpenAI's; those that models write stay as they are, for the model to know them again."""
+    return f"toolu_{call_id.removeprefix('call_')}" if call_id.startswith("call_") else call_id
+
+
 def _stop_reason(last: Piece, *, all_tokens: bool) -> StopReason:
     """all_tokens: the answer has as many as it may have."""
     if last.finish is FinishReason.TOOL_CALLS:
@@ -97,15 +102,7 @@ class _Message(Reader):
             elif isinstance(delta, CallArguments):
                 self._say(BlockKind.TOOL_USE, delta.fragment)
             elif isinstance(delta, CallStart):
-                # The ids that we make look like OpenAI's; those that models write stay as they are.
-                own = delta.id.startswith("call_")
-                self._begin(
-                    _Block(
-                        BlockKind.TOOL_USE,
-                        id=f"toolu_{delta.id.removeprefix('call_')}" if own else delta.id,
-                        name=delta.name,
-                    )
-                )
+                self._begin(_Block(BlockKind.TOOL_USE, id=_call_id(delta.id), name=delta.name))
             else:
                 self._close()
         if piece.finish is not None:

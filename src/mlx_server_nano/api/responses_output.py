@@ -52,15 +52,12 @@ class _Item:
         self.status = "in_progress"
         self._kind = kind
         self._output_index = output_index
+        self._at: dict[str, Any] = {"item_id": self.id, "output_index": output_index}
 
     @property
     def answers(self) -> bool:
         """Whether the client waits for this, not for reasoning."""
         return self._kind != "reasoning"
-
-    @property
-    def _at(self) -> dict[str, Any]:
-        return {"item_id": self.id, "output_index": self._output_index}
 
     def to_wire(self) -> dict[str, Any]:
         return {"id": self.id, "type": self._kind, "status": self.status}
@@ -83,6 +80,7 @@ class _Text(_Item):
         self._text: list[str] = []
         self._logprobs: list[dict[str, object]] = []
         self._begun = False
+        self._where = {**self._at, channel.index: 0}
 
     def to_wire(self) -> dict[str, Any]:
         item = super().to_wire()
@@ -103,18 +101,13 @@ class _Text(_Item):
     def add(self, text: str, logprobs: list[dict[str, object]]) -> Events:
         self._text.append(text)
         self._logprobs += logprobs
-        delta = {**self._where, "delta": text}
-        yield f"{self.channel.text_event}.delta", delta | self._with(logprobs)
+        yield f"{self.channel.text_event}.delta", {**self._where, "delta": text, **self._with(logprobs)}
 
     def closing(self, status: str) -> Events:
-        text = {**self._where, "text": "".join(self._text)}
-        yield f"{self.channel.text_event}.done", text | self._with(self._logprobs)
+        text = "".join(self._text)
+        yield f"{self.channel.text_event}.done", {**self._where, "text": text, **self._with(self._logprobs)}
         yield f"{self.channel.part_event}.done", {**self._where, "part": self._part()}
         yield from super().closing(status)
-
-    @property
-    def _where(self) -> dict[str, Any]:
-        return {**self._at, self.channel.index: 0}
 
     def _part(self) -> dict[str, Any]:
         part: dict[str, Any] = {"type": self.channel.part, "text": "".join(self._text)}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from mlx_server_nano.api.reader import Reader
 from mlx_server_nano.api.responses_items import Item
@@ -18,13 +19,16 @@ from mlx_server_nano.chat.answer import Usage
 from mlx_server_nano.chat.request import ChatRequest
 from mlx_server_nano.errors import ContextLengthError, ServerError
 from mlx_server_nano.protocol import Event
-from mlx_server_nano.types import FinishReason
+from mlx_server_nano.types import FinishReason, GenerationRequest
+
+if TYPE_CHECKING:
+    from mlx_server_nano.models.lease import Lease
 
 _encode: Final = msgspec.json.encode
 
 
 class _Encoder(Reader):
-    """What both encoders end with."""
+    """What both encoders begin and end with."""
 
     def __init__(self, chat: ChatRequest, options: ResponseOptions, store: ResponseStore) -> None:
         super().__init__(chat)
@@ -33,6 +37,13 @@ class _Encoder(Reader):
         self._id = f"resp_{secrets.token_hex(24)}"
         self._created = int(time.time())
         self._output = Output(options.custom, summarize=options.summarize, sealed=options.seal)
+
+    def begin(self, lease: Lease) -> GenerationRequest:
+        """Raises InvalidRequestError for what the model can't do. A grammar's fault is told in this dialect's words."""
+        request = super().begin(lease)
+        if request.constraint is None or request.constraint.param != "response_format":
+            return request
+        return replace(request, constraint=replace(request.constraint, param="text.format"))
 
     def _response(
         self, status: str = "in_progress", *, error: dict[str, str] | None = None, ended: bool = False

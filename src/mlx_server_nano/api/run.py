@@ -22,7 +22,7 @@ from mlx_server_nano.api.sse import EventStream
 from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import ServerError
 from mlx_server_nano.protocol import Event
-from mlx_server_nano.types import GenerationRequest
+from mlx_server_nano.types import Work
 
 if TYPE_CHECKING:
     from mlx_server_nano.models.lease import Lease
@@ -36,8 +36,9 @@ class StreamEncoder(Protocol):
     def keep_alive(self) -> bytes:
         """What keeps a silent stream alive: a comment or an event that says nothing; asked anew each time."""
 
-    def begin(self, lease: Lease) -> GenerationRequest:
-        """The request as the leased model takes it. Raises InvalidRequestError for what the model can't do."""
+    def begin(self, lease: Lease) -> Work | tuple[Work, ...]:
+        """The request, or requests, as the leased model takes it. Raises InvalidRequestError for what the model can't
+        do."""
 
     def feed(self, events: Sequence[Event]) -> bytes:
         """What the client sees of these events; may be empty."""
@@ -52,7 +53,7 @@ class StreamEncoder(Protocol):
 class AnswerEncoder(Protocol):
     """Events to one JSON body."""
 
-    def begin(self, lease: Lease) -> GenerationRequest:
+    def begin(self, lease: Lease) -> Work | tuple[Work, ...]:
         """As of a StreamEncoder."""
 
     def feed(self, events: Sequence[Event]) -> None: ...
@@ -117,12 +118,13 @@ class GenerationEndpoint:
 
     async def _generate(self, job: StreamJob | AnswerJob, take: Callable[[Sequence[Event]], Awaitable[None]]) -> None:
         async with self._manager.lease(job.model) as lease:
-            generation = lease.generate(job.encoder.begin(lease))
+            requests = job.encoder.begin(lease)
+            generation = lease.generate(*(requests if isinstance(requests, tuple) else (requests,)))
             try:
                 while not generation.finished:
-                    await take(await generation.next())  # `Started` comes first
+                    await take(await generation.next())
                     if isinstance(job, AnswerJob) and job.prompt_only:
-                        break
+                        break  # `Started` came first, and tells all
             finally:
                 generation.cancel()
 

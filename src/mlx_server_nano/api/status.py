@@ -44,6 +44,8 @@ async def welcome(scope: Scope, receive: Receive, send: Send) -> None:
         "version": __version__,
         "endpoints": [
             "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/embeddings",
             "/v1/responses",
             "/v1/messages",
             "/v1/models",

@@ -19,7 +19,11 @@ INDEX: Final = "model.safetensors.index.json"
 _WEIGHTS: Final = re.compile(r"model[^/]*\.safetensors")
 _SHARD: Final = re.compile(r"(.*-)\d{5}(-of-(\d{5})\.safetensors)")
 _TOKENIZER: Final = re.compile(r"tokenizer\.json|tekken\.json|vocab\.(?:json|txt)|[^/]*\.(?:model|tiktoken)")
-_SMALL: Final = re.compile(r"[^/]*\.(?:json|jsonl|jinja|model|tiktoken|txt)|additional_chat_templates/[^/]*\.jinja")
+_SMALL: Final = re.compile(
+    r"[^/]*\.(?:json|jsonl|jinja|model|tiktoken|txt)"
+    r"|additional_chat_templates/[^/]*\.jinja"
+    r"|[0-9]+_[A-Za-z]+/config\.json"  # a step of sentence-transformers
+)
 _CODE: Final = re.compile(r"[^/]*\.py")
 
 
@@ -65,7 +69,7 @@ def check_config(text: bytes, model: str, model_types: frozenset[str], *, trust_
 
 
 def small_files(names: Iterable[str], *, code: bool) -> list[str]:
-    """Configuration, tokenizer and templates; Python files only with `code`."""
+    """Configuration, tokenizer, templates, pooling; Python files only with `code`."""
     return [name for name in names if _SMALL.fullmatch(name) or (code and _CODE.fullmatch(name))]
 
 

@@ -1,16 +1,17 @@
-"""One request's answer, as a worker sends it."""
+"""The answer to a request, or to several that belong together, as a worker sends it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mlx_server_nano.errors import ServerError, from_failure
-from mlx_server_nano.protocol import Delta, Event, Failed
+from mlx_server_nano.protocol import Answer, Delta, Event, Failed
 
 
 class Generation:
-    """Events of one request; made by `Worker.generate`. For one reader, which takes all that is pending at once:
+    """Events of one request or of several that end together if one fails; made by `Worker.generate`. For one reader,
+    which takes all that is pending at once:
 
         while not generation.finished:
             for event in await generation.next(timeout=5):
@@ -19,9 +20,11 @@ class Generation:
     Whoever stops reading early must call `cancel`.
     """
 
-    __slots__ = ("_cancel", "_error", "_events", "_open", "_waiter")
+    __slots__ = ("_cancel", "_error", "_events", "_open", "_waiter", "request_ids")
 
-    def __init__(self, choices: int, cancel: Callable[[], None]) -> None:
+    def __init__(self, request_ids: Sequence[int], choices: int, cancel: Callable[[], None]) -> None:
+        """choices: of all requests together."""
+        self.request_ids = request_ids
         self._cancel = cancel
         self._open = choices
         self._events: list[Event] = []
@@ -75,7 +78,7 @@ class Generation:
             self.fail(from_failure(event.failure))
             return True
         self._events.append(event)
-        if type(event) is Delta and event.finish is not None:
+        if event.finish is not None if type(event) is Delta else isinstance(event, Answer):
             self._open -= 1
         self._wake()
         return self._open == 0

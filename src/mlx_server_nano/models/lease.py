@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlx_server_nano.errors import QueueFullError
 from mlx_server_nano.models.generation import Generation
 from mlx_server_nano.models.worker import Worker
-from mlx_server_nano.types import GenerationRequest, ModelInfo
+from mlx_server_nano.types import ModelInfo, Work
 
 if TYPE_CHECKING:
     from mlx_server_nano.chat.model import ChatModel
@@ -37,13 +37,13 @@ class Lease:
         self._capacity = capacity
         self._generations: list[Generation] = []
 
-    def generate(self, request: GenerationRequest) -> Generation:
-        """Start a request. Raises QueueFullError if it and the model's unfinished choices exceed what may run and
-        wait, WorkerDiedError if the worker has died."""
+    def generate(self, *requests: Work) -> Generation:
+        """Start requests that belong together. Raises QueueFullError if they and the model's unfinished choices exceed
+        what may run and wait, WorkerDiedError if the worker has died."""
         unfinished = self._worker.open_choices
-        if unfinished and unfinished + request.n > self._capacity:
+        if unfinished and unfinished + sum(request.n for request in requests) > self._capacity:
             raise QueueFullError(f"{self.model_id} has {unfinished} unfinished choices of {self._capacity} at most.")
-        generation = self._worker.generate(request)
+        generation = self._worker.generate(*requests)
         self._generations.append(generation)
         return generation
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mlx_server_nano.errors import WorkerDiedError, from_failure
+from mlx_server_nano.errors import InvalidRequestError, WorkerDiedError, from_failure
 from mlx_server_nano.models.generation import Generation
 from mlx_server_nano.models.process import spawn
 from mlx_server_nano.protocol import (
@@ -33,7 +33,7 @@ from mlx_server_nano.protocol import (
     ToWorker,
     to_frame,
 )
-from mlx_server_nano.types import GenerationRequest, ModelInfo
+from mlx_server_nano.types import ModelInfo, Work
 
 COMMAND: Final = (sys.executable, "-P", "-m", "mlx_server_nano.worker")
 START_TIMEOUT: Final = 120.0  # seconds for a worker's imports, on a busy machine
@@ -111,12 +111,12 @@ class Worker:
     @property
     def running(self) -> int:
         """Requests that are not finished."""
-        return len(self._generations)
+        return len(set(self._generations.values()))
 
     @property
     def open_choices(self) -> int:
         """Choices of all requests that have no finish reason yet."""
-        return sum(generation.open_choices for generation in self._generations.values())
+        return sum(generation.open_choices for generation in set(self._generations.values()))
 
     async def load(self, folder: Path, options: LoadOptions, on_progress: Callable[[float], None]) -> ModelInfo:
         """Load a model. `on_progress` gets the fraction of the weights' bytes.
@@ -130,12 +130,21 @@ class Worker:
         self._refuse_if_dead()
         return info
 
-    def generate(self, request: GenerationRequest) -> Generation:
-        """Send a request to the loaded model. Raises WorkerDiedError."""
-        request_id = next(self._ids)
-        generation = Generation(request.n, lambda: self._cancel(request_id))
-        self._send(Generate(request_id, request))
-        self._generations[request_id] = generation
+    def generate(self, *requests: Work) -> Generation:
+        """Send requests that belong together to the loaded model. Raises WorkerDiedError, and InvalidRequestError for what no
+        frame can hold."""
+        self._refuse_if_dead()
+        ids = [next(self._ids) for _ in requests]
+        try:
+            frames = [to_frame(Generate(*numbered)) for numbered in zip(ids, requests, strict=True)]
+        except (OverflowError, RecursionError):
+            # Schemas and earlier arguments are JSON of the client's own, whose integers have no bounds.
+            raise InvalidRequestError(
+                "The request holds a number that is out of range, or is nested too deeply."
+            ) from None
+        self._transport.write(b"".join(frames))
+        generation = Generation(ids, sum(request.n for request in requests), lambda: self._cancel(ids))
+        self._generations.update(dict.fromkeys(ids, generation))
         return generation
 
     async def stop(self) -> None:
@@ -152,9 +161,10 @@ class Worker:
         self._refuse_if_dead()
         self._transport.write(to_frame(message))
 
-    def _cancel(self, request_id: int) -> None:
-        if self._generations.pop(request_id, None) is not None and self._end is None:
-            self._transport.write(to_frame(Cancel(request_id)))
+    def _cancel(self, request_ids: Sequence[int]) -> None:
+        for request_id in request_ids:
+            if self._generations.pop(request_id, None) is not None and self._end is None:
+                self._transport.write(to_frame(Cancel(request_id)))
 
     def _received(self, data: bytes) -> None:
         try:
@@ -184,6 +194,7 @@ class Worker:
             generation = generations.get(event.request_id)
             if generation is not None and generation.push(event):
                 del generations[event.request_id]
+                self._cancel(generation.request_ids)  # of one that failed, the others
 
     async def _supervise(self) -> None:
         """Wait for the process's end, which nothing but this observes, and tell everybody."""
@@ -201,7 +212,7 @@ class Worker:
         if not self._reply.done():
             self._reply.set_exception(error)
             self._reply.exception()  # nobody may be waiting
-        for generation in self._generations.values():
+        for generation in set(self._generations.values()):
             generation.fail(error)
         self._generations.clear()
         self.on_exit()

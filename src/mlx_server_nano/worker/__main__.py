@@ -7,17 +7,16 @@ import argparse
 import logging
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_server_nano.errors import Failure, ModelLoadError, ServerError
+from mlx_server_nano.errors import ModelLoadError, ServerError
 from mlx_server_nano.protocol import Cancel, Generate, Load, Loaded, LoadFailed, LoadProgress, Ready, ToWorker
 from mlx_server_nano.worker.channel import Channel, Inbox
+from mlx_server_nano.worker.preparer import Preparer
 
 if TYPE_CHECKING:
-    from mlx_server_nano.worker.prompts import Preparer
-    from mlx_server_nano.worker.scheduler import Prepared
+    from mlx_server_nano.worker.questions import Outcome
 
 _LOG = logging.getLogger("mlx_server_nano.worker")
 
@@ -35,19 +34,16 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     channel = Channel(arguments.fd)
     loads: Inbox[Load] = Inbox()
-    inbox: Inbox[Prepared | Cancel | tuple[int, Failure]] = Inbox()
-    loaded_event = threading.Event()
-    preparers: list[Preparer] = []
+    inbox: Inbox[Outcome | Cancel] = Inbox()
+    preparer = Preparer(inbox.put)
 
     def deliver(message: ToWorker) -> None:
         if isinstance(message, Load):
             loads.put(message)
-            return
-        loaded_event.wait()
-        if isinstance(message, Generate):
-            preparers[0].submit(message)
+        elif isinstance(message, Generate):
+            preparer.submit(message)
         elif isinstance(message, Cancel):
-            preparers[0].cancel(message.request_id)
+            preparer.cancel(message.request_id)
             inbox.put(message)
 
     # Before the imports, so that the end of the gateway is noticed during them too.
@@ -55,7 +51,8 @@ def main() -> None:
     # These take seconds; a spare worker has done them before a model is asked for.
     from mlx_server_nano.worker import loader, memory
     from mlx_server_nano.worker.engine import Engine
-    from mlx_server_nano.worker.prompts import Preparer, Tokenizing
+    from mlx_server_nano.worker.prompts import Tokenizing
+    from mlx_server_nano.worker.questions import Questions
 
     channel.send(Ready(memory.device()))
     (load,) = loads.take(wait=True)
@@ -77,9 +74,7 @@ def main() -> None:
         vocab_size=loaded.info.vocab_size,
         find_branches=not loaded.cuttable,
     )
-    preparers.append(Preparer(tokenizing, inbox.put))
-    preparers[0].start()
-    loaded_event.set()
+    preparer.start(Questions(tokenizing, loaded.tokenizer, loaded.vocabulary, loaded.embedding))
     channel.send(Loaded(loaded.info))
     Engine(loaded, load.options, channel, inbox).run()
 

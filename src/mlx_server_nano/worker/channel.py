@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import socket
@@ -13,6 +14,8 @@ from mlx_server_nano.protocol import FrameReader, ToGateway, ToWorker, to_frame
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger(__name__)
+
 _RECEIVE_BYTES = 1 << 16
 _SEND_BUFFER_BYTES = 1 << 20
 
@@ -21,7 +24,7 @@ class Channel:
     """`send` from one thread at a time; `start` gives every received message to `deliver` on a reader thread.
 
     The gateway's end of file ends this process at once, whatever it is doing: nobody is left to work for, and the
-    memory must not stay taken."""
+    memory must not stay taken. So does what can't be read: a worker that hears nothing would outlive the gateway."""
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
@@ -44,6 +47,9 @@ class Channel:
                     deliver(message)
         except OSError:
             pass
+        except Exception:
+            _LOG.exception("The gateway's messages can't be read")
+            os._exit(1)
         os._exit(0)
 
 

@@ -13,15 +13,18 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_server_nano.errors import Failure
-from mlx_server_nano.protocol import Cancel, Event, Failed, LoadOptions, Started, Step
+from mlx_server_nano.errors import Failure, GenerationError, ServerError
+from mlx_server_nano.protocol import Cancel, Delta, Echo, Event, Failed, LoadOptions, Started, Step
+from mlx_server_nano.types import FinishReason, TextPrompt
 from mlx_server_nano.worker import memory, slots
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.detokenizer import make_detokenizer
+from mlx_server_nano.worker.embedder import Embedder, EmbeddingTask
 from mlx_server_nano.worker.grammar import Masks
 from mlx_server_nano.worker.group import Batch, Group, Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
+from mlx_server_nano.worker.questions import Outcome
 from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.scheduler import Prefill, Prepared, Scheduler
 from mlx_server_nano.worker.sequence import Sequence
@@ -30,8 +33,9 @@ _LOG = logging.getLogger(__name__)
 
 _PADDING_BYTES = 256 << 20
 _CLEAR_EVERY = 256
+_SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
 
-Incoming = Prepared | Cancel | tuple[int, Failure]
+Incoming = Outcome | Cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class Engine:
             padding_limit=max(loaded.info.weights_bytes, _PADDING_BYTES) // per_token,
         )
         self._masks = Masks(loaded.grammars.vocab_size)
+        self._embedder = Embedder(loaded.model, loaded.new_caches, loaded.embedding)
         self._joining: list[Row] = []
         self._launched: list[_Step] = []
         self._events: list[Event] = []
@@ -82,7 +87,8 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        return self._scheduler.idle and not self._joining and not self._launched and not self._batch.rows
+        working = self._joining or self._launched or self._batch.rows
+        return self._scheduler.idle and self._embedder.idle and not working
 
     def turn(self, *, wait: bool) -> None:
         for message in self._inbox.take(wait=wait):
@@ -92,21 +98,29 @@ class Engine:
         self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
         # Before the prefill, which may take as long as several steps.
         self._post()
-        self._prefill()
+        decoding = self._batch.rows + sum(1 for row in self._joining if row.sequence.wants_step)
+        budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
+        self._prefill(decoding, budget)
+        self._embed(budget)
         self._turns += 1
         if self.idle or self._turns % _CLEAR_EVERY == 0:
             mx.clear_cache()
-        self._post()
+        self._post(at_rest=self.idle)
 
     def _take_in(self, message: Incoming) -> None:
         if isinstance(message, Prepared):
             self._scheduler.add(message)
         elif isinstance(message, Cancel):
             self._cancel(message.request_id)
-        else:
+        elif isinstance(message, EmbeddingTask):
+            self._embedder.add(message)
+        elif isinstance(message, tuple):
             self._events.append(Failed(*message))
+        else:
+            self._events.append(message)
 
     def _cancel(self, request_id: int) -> None:
+        self._embedder.cancel(request_id)
         prefill = self._scheduler.cancel(request_id)
         if prefill is not None:
             done = prefill.prepared.ids[: prefill.done]
@@ -180,14 +194,12 @@ class Engine:
         if delta is not None:
             self._events.append(delta)
 
-    def _prefill(self) -> None:
-        decoding = self._batch.rows + sum(1 for row in self._joining if row.sequence.wants_step)
+    def _prefill(self, decoding: int, budget: int) -> None:
         for prefill in self._scheduler.admit(decoding):
             prepared = prefill.prepared
-            start = self._reuse.start(prepared.ids)
+            start = self._reuse.fresh() if prepared.scored else self._reuse.start(prepared.ids)
             prefill.caches, prefill.done, prefill.lease = start.caches, start.length, start.lease
             self._events.append(Started(prepared.request_id, len(prepared.ids), start.length, prepared.tail))
-        budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
         for prefill, count in self._scheduler.plan(budget):
             try:
                 self._advance(prefill, count)
@@ -198,13 +210,28 @@ class Engine:
                 self._reuse.clear()
                 self._fail(prefill.prepared.request_id, f"The prompt could not be processed: {error}")
 
+    def _embed(self, budget: int) -> None:
+        try:
+            self._events += self._embedder.step(budget)
+        except Exception as error:
+            if not isinstance(error, ServerError):
+                _LOG.exception("Embedding failed")
+                error = GenerationError(f"The input could not be processed: {error}")
+            self._events += [Failed(request_id, error.to_failure()) for request_id in self._embedder.drop()]
+
     def _advance(self, prefill: Prefill, count: int) -> None:
         prepared = prefill.prepared
         end = prefill.done + count
         while prefill.done < end:
             stop = min([end, *(at for at in prepared.branches if at > prefill.done)])
+            if prepared.scored:
+                stop = min(stop, prefill.done + max(1, _SCORED_LOGITS // self._loaded.info.vocab_size))
             chunk = mx.array([prepared.ids[prefill.done : stop]])
-            self._loaded.model(chunk, cache=prefill.caches)
+            logits = self._loaded.model(chunk, cache=prefill.caches)
+            if prepared.scored:
+                following = prepared.ids[prefill.done + 1 : stop + 1]
+                reader = LogprobReader.of_prompt(logits[0], following, prepared.request.logprobs or 0)
+                prefill.logprobs += reader.read(self._loaded.vocabulary).values()
             mx.eval([array for cache in prefill.caches for array in slots.arrays(cache)])
             prefill.done = stop
             if stop in prepared.branches:
@@ -219,12 +246,19 @@ class Engine:
         room = self._loaded.info.context_length - len(prepared.ids)
         caches, held = prefill.caches, prepared.ids[: prefill.done]
         self._reuse.snapshot(held, caches)
+        if request.echo:
+            self._events.append(self._echo(prefill))
+        if request.max_tokens == 0:
+            self._reuse.finish(prefill.lease, held, lambda: caches)
+            for choice in range(request.first_choice, request.first_choice + request.n):
+                self._events.append(Delta(prepared.request_id, choice, "", 0, finish=FinishReason.LENGTH))
+            return
         prefill.lease = self._reuse.share(prefill.lease, held, caches)
         for choice in range(request.n):
             last = choice == request.n - 1
             sequence = Sequence(
                 request_id=prepared.request_id,
-                choice=choice,
+                choice=request.first_choice + choice,
                 prompt=prepared.ids,
                 sampling=self._loaded.row_sampling(request.sampling),
                 max_tokens=room if request.max_tokens is None else min(room, request.max_tokens),
@@ -241,6 +275,13 @@ class Engine:
             token = mx.array(prepared.ids[-1:], dtype=mx.uint32)
             self._joining.append(Row(sequence, own, token, prefill.lease if last else None))
 
+    def _echo(self, prefill: Prefill) -> Echo:
+        prepared, request = prefill.prepared, prefill.prepared.request
+        vocabulary = self._loaded.vocabulary
+        text = request.prompt.text if isinstance(request.prompt, TextPrompt) else vocabulary.text_of(prepared.ids)
+        first = vocabulary.bytes_of(prepared.ids[0]) if prepared.scored else b""
+        return Echo(prepared.request_id, request.first_choice, text, first, tuple(prefill.logprobs))
+
     def _fail_group(self, group: Group, sequences: list[Sequence], error: Exception) -> None:
         """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped, as is the
         prefix cache: it may hold arrays that hang on the failed pass, and if memory was short, it helps."""
@@ -254,7 +295,8 @@ class Engine:
         self._cancel(request_id)
         self._events.append(Failed(request_id, Failure("GenerationError", message)))
 
-    def _post(self) -> None:
-        if self._events:
+    def _post(self, *, at_rest: bool = False) -> None:
+        """At rest there may be nothing to say but how much memory is held now."""
+        if self._events or at_rest:
             events, self._events = tuple(self._events), []
             self._channel.send(Step(events, memory.held_bytes()))

@@ -21,6 +21,7 @@ from mlx_server_nano.template import TemplateError, compile_template, render
 from mlx_server_nano.types import ModelInfo, Sampling
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.grammar import GrammarCompiler
+from mlx_server_nano.worker.pooling import EmbeddingPlan, read_plan
 from mlx_server_nano.worker.sequence import RowSampling
 from mlx_server_nano.worker.vocabulary import Vocabulary
 
@@ -44,6 +45,7 @@ class LoadedModel:
     grammars: GrammarCompiler
     eos_ids: frozenset[int]
     defaults: Sampling
+    embedding: EmbeddingPlan
     info: ModelInfo
     kv_bytes_per_token: int
 
@@ -84,15 +86,12 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
     started = time.monotonic()
     config = _read_config(path)
     generation = _read_json(path / "generation_config.json")
-    try:
-        wrapper = load_tokenizer(path, {"trust_remote_code": options.trust_remote_code}, config.get("eos_token_id"))
-    except Exception as error:
-        raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error)}") from error
+    wrapper = _load_tokenizer(path, config, options)
     tokenizer = wrapper._tokenizer
     vocabulary = Vocabulary(tokenizer)
-    eos_ids = _eos_ids(config, generation, tokenizer)
     text_config = config.get("text_config") or config
     entries = max(len(tokenizer), text_config.get("vocab_size") or 0)
+    eos_ids = frozenset(i for i in _eos_ids(config, generation, tokenizer) if 0 <= i < entries)
     grammars = GrammarCompiler(tokenizer, vocabulary, vocab_size=entries, eos_ids=eos_ids)
     try:
         model, _ = load_model(path, lazy=True, trust_remote_code=options.trust_remote_code)
@@ -101,7 +100,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         raise
     except Exception as error:
         raise _explained(error, path) from error
-    vocab_size, batchable, kv_bytes = _try_out(model)
+    vocab_size, batchable, kv_bytes = _try_out(model, path)
     apply_template = _template(wrapper, tokenizer)
     info = ModelInfo(
         model_type=config["model_type"],
@@ -122,9 +121,23 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         grammars=grammars,
         eos_ids=eos_ids,
         defaults=_sampling_defaults(generation, options),
+        embedding=read_plan(path, config),
         info=info,
         kv_bytes_per_token=kv_bytes,
     )
+
+
+def _load_tokenizer(path: Path, config: dict[str, Any], options: LoadOptions) -> Any:
+    try:
+        wrapper = load_tokenizer(path, {"trust_remote_code": options.trust_remote_code}, config.get("eos_token_id"))
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise _own_code(path) from error
+        raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error, path)}") from error
+    # transformers makes an empty tokenizer of some classes when their files are missing.
+    if not wrapper.encode("a", add_special_tokens=False):
+        raise ModelLoadError(f"The tokenizer in {path.name} has no vocabulary, its files may be missing.")
+    return wrapper
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -171,14 +184,12 @@ def _evaluate(model: Any, on_progress: Callable[[float], None]) -> None:
 
 
 def _explained(error: Exception, path: Path) -> ServerError:
-    text = _first_line(error)
+    text = _first_line(error, path)
     lowered = text.lower()
     if isinstance(error, ValueError) and "not supported" in lowered and "model type" in lowered:
         return UnsupportedModelError(f"{path.name}: {text} It is not an architecture that mlx-lm knows.")
     if isinstance(error, ValueError) and "trust_remote_code" in str(error):
-        return UnsupportedModelError(
-            f"{path.name} brings Python code of its own; start the server with --trust-remote-code to run it."
-        )
+        return _own_code(path)
     if isinstance(error, FileNotFoundError) and "safetensors" in lowered:
         return UnsupportedModelError(f"{path.name} holds no safetensors weights.")
     if isinstance(error, MemoryError) or "out of memory" in lowered or "allocate" in lowered:
@@ -186,11 +197,18 @@ def _explained(error: Exception, path: Path) -> ServerError:
     return ModelLoadError(f"{path.name} can't be loaded, its files may be damaged or incomplete: {text}")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def _own_code(path: Path) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{path.name} brings Python code of its own; start the server with --trust-remote-code to run it."
+    )
 
 
-def _try_out(model: Any) -> tuple[int, bool, int]:
+def _first_line(error: Exception, path: Path) -> str:
+    """What a client may read: without the machine's folders."""
+    return (str(error).replace(str(path), path.name).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _try_out(model: Any, path: Path) -> tuple[int, bool, int]:
     """Run two short rows alone and then together: the first use of a kernel compiles it, and a model whose caches or
     positions don't go into slots shows it here rather than under load. Gives vocabulary size, batchable, KV bytes per
     token."""
@@ -201,7 +219,7 @@ def _try_out(model: Any) -> tuple[int, bool, int]:
             logits = model(mx.array([ids]), cache=caches)
             mx.eval(logits, [array for cache in caches for array in slots.arrays(cache)])
     except Exception as error:
-        raise ModelLoadError(f"A forward pass of the model failed: {_first_line(error)}") from error
+        raise ModelLoadError(f"A forward pass of the model failed: {_first_line(error, path)}") from error
     kv_bytes = sum(slots.bytes_per_token(cache) for cache in own[0])
     if not batchable:
         return logits.shape[-1], False, kv_bytes
@@ -214,7 +232,7 @@ def _try_out(model: Any) -> tuple[int, bool, int]:
             slots.begin(shared, positions)
         mx.eval(model(mx.array([[3], [4]]), cache=together))
     except Exception as error:
-        _LOG.warning("This model's rows can't be batched and run one at a time: %s", _first_line(error))
+        _LOG.warning("This model's rows can't be batched and run one at a time: %s", error)
         return logits.shape[-1], False, kv_bytes
     return logits.shape[-1], True, kv_bytes
 
@@ -223,11 +241,10 @@ def _context_length(config: dict[str, Any], tokenizer: Any) -> int:
     """The most positions that the model was made for. YaRN and linear scaling stretch the original length where the
     config gives it."""
     text = config.get("text_config") or config
-    for key in ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length"):
-        if isinstance(text.get(key), int) and text[key] > 0:
-            length: int = text[key]
-            break
-    else:
+    keys = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length")
+    given = [place[key] for place in (text, config) for key in keys if isinstance(place.get(key), int)]
+    length: int = next((value for value in given if value > 0), 0)
+    if not length:
         limit = getattr(tokenizer, "model_max_length", None)
         return limit if isinstance(limit, int) and 0 < limit < 1 << 30 else _FALLBACK_CONTEXT
     scaling = text.get("rope_scaling") or text.get("rope_parameters") or {}
@@ -243,11 +260,11 @@ def _as_ids(value: Any) -> set[int]:
     return {v for v in values if isinstance(v, int) and not isinstance(v, bool)}
 
 
-def _eos_ids(config: dict[str, Any], generation: dict[str, Any], tokenizer: Any) -> frozenset[int]:
+def _eos_ids(config: dict[str, Any], generation: dict[str, Any], tokenizer: Any) -> set[int]:
     """From all three places: each of them is incomplete in some well-known model."""
     text = config.get("text_config") or {}
     ids = _as_ids(generation.get("eos_token_id")) | _as_ids(config.get("eos_token_id"))
-    return frozenset(ids | _as_ids(text.get("eos_token_id")) | _as_ids(tokenizer.eos_token_id))
+    return ids | _as_ids(text.get("eos_token_id")) | _as_ids(tokenizer.eos_token_id)
 
 
 def _sampling_defaults(generation: dict[str, Any], options: LoadOptions) -> Sampling:

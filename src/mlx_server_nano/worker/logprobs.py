@@ -14,19 +14,19 @@ from mlx_server_nano.worker.vocabulary import Vocabulary
 
 
 class LogprobReader:
-    """What one step has to say about its rows' tokens. Lazy until `read`."""
+    """What logits have to say about the tokens that follow them. Lazy until `read`."""
 
-    def __init__(self, rows: list[int], sequences: Rows[Sequence], logits: mx.array, tokens: mx.array) -> None:
-        self._rows = rows
-        self._counts = [sequences[row].logprobs or 0 for row in rows]
-        index = mx.array(rows)
-        values = logits[index].astype(mx.float32)
+    def __init__(self, counts: dict[int, int], logits: mx.array, tokens: mx.array) -> None:
+        """counts: how many alternatives each row wants, by its index. logits `[rows, vocabulary]`, tokens `[rows]`: of
+        these rows only, in this order."""
+        self._counts = counts
+        values = logits.astype(mx.float32)
         values = values - mx.logsumexp(values, axis=-1, keepdims=True)
-        self._tokens = tokens[index]
+        self._tokens = tokens
         self._chosen = mx.take_along_axis(values, self._tokens[:, None], axis=-1)[:, 0]
         self.arrays = [self._tokens, self._chosen]
         self._top_ids: mx.array | None = None
-        if most := min(max(self._counts), values.shape[-1]):
+        if most := min(max(counts.values()), values.shape[-1]):
             ids = mx.argpartition(-values, kth=most - 1, axis=-1)[:, :most]
             top = mx.take_along_axis(values, ids, axis=-1)
             order = mx.argsort(-top, axis=-1)
@@ -37,8 +37,16 @@ class LogprobReader:
     @classmethod
     def of(cls, sequences: Rows[Sequence], logits: mx.array, tokens: mx.array) -> LogprobReader | None:
         """None if no row asked. logits `[rows, vocabulary]`, tokens `[rows]`."""
-        rows = [i for i, sequence in enumerate(sequences) if sequence.logprobs is not None]
-        return cls(rows, sequences, logits, tokens) if rows else None
+        counts = {i: sequence.logprobs for i, sequence in enumerate(sequences) if sequence.logprobs is not None}
+        if not counts:
+            return None
+        index = mx.array(list(counts))
+        return cls(counts, logits[index], tokens[index])
+
+    @classmethod
+    def of_prompt(cls, logits: mx.array, following: list[int], count: int) -> LogprobReader:
+        """logits `[tokens, vocabulary]` of a part of a prompt, and the token that follows each of its tokens."""
+        return cls(dict.fromkeys(range(len(following)), count), logits, mx.array(following, dtype=mx.uint32))
 
     def read(self, vocabulary: Vocabulary) -> dict[int, TokenLogprob]:
         """By row index."""
@@ -49,10 +57,10 @@ class LogprobReader:
         if self._top_ids is not None:
             top_ids, top = self._top_ids.tolist(), self._top.tolist()
         found: dict[int, TokenLogprob] = {}
-        for i, row in enumerate(self._rows):
+        for i, (row, count) in enumerate(self._counts.items()):
             alternatives = tuple(
                 Alternative(vocabulary.bytes_of(token), logprob)
-                for token, logprob in list(zip(top_ids[i], top[i], strict=True))[: self._counts[i]]
+                for token, logprob in list(zip(top_ids[i], top[i], strict=True))[:count]
             )
             found[row] = TokenLogprob(vocabulary.bytes_of(tokens[i]), chosen[i], alternatives)
         return found

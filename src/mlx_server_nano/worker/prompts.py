@@ -1,25 +1,19 @@
-"""Prompts to token ids, on a thread of their own: a long conversation takes long enough to render and tokenize for
-running streams to notice."""
+"""Prompts to token ids."""
 
 from __future__ import annotations
 
-import logging
-import queue
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import structs
 
-from mlx_server_nano.errors import ContextLengthError, Failure, InvalidRequestError, ServerError
-from mlx_server_nano.protocol import Generate
+from mlx_server_nano.errors import ContextLengthError, InvalidRequestError
 from mlx_server_nano.template import TemplateError
-from mlx_server_nano.types import ChatPrompt, GenerationRequest, Role, TextPrompt, ThinkingBudget
+from mlx_server_nano.types import ChatPrompt, GenerationRequest, Role, TextPrompt, ThinkingBudget, TokenPrompt
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.scheduler import Prepared
 from mlx_server_nano.worker.thinking import ThinkingLimit
 
-_LOG = logging.getLogger(__name__)
 _TAIL = 256
 _UNLIKELY = "\u2042\u2042"
 
@@ -53,17 +47,12 @@ class Tokenizing:
         prompt = request.prompt
         branches: tuple[int, ...] = ()
         if isinstance(prompt, ChatPrompt):
-            text = self._render(prompt)
+            text = self.render(prompt)
             ids, tail = self._encode(text, add_special_tokens=False), text[-_TAIL:]
             branches = self._branches(prompt, ids) if self._find_branches else ()
-        elif isinstance(prompt, TextPrompt):
-            bos = self._tokenizer.bos_token
-            ids = self._encode(prompt.text, add_special_tokens=not (bos and prompt.text.startswith(bos)))
-            tail = prompt.text[-_TAIL:]
         else:
-            ids, tail = list(prompt.ids), ""
-            if any(not 0 <= i < self._vocab_size for i in ids):
-                raise InvalidRequestError(f"token ids must be in 0..{self._vocab_size - 1}", param="prompt")
+            ids = self._ids(prompt, "prompt")
+            tail = prompt.text[-_TAIL:] if isinstance(prompt, TextPrompt) else ""
         self._check(ids, request)
         return Prepared(
             request_id=request_id,
@@ -76,6 +65,30 @@ class Tokenizing:
             branches=branches,
         )
 
+    def embeddable(self, text: TextPrompt | TokenPrompt, param: str) -> list[int]:
+        """Raises InvalidRequestError for an empty text, ContextLengthError for one that is too long."""
+        ids = self._ids(text, param)
+        if not ids:
+            raise InvalidRequestError("The input is empty.", param=param)
+        if len(ids) > self._context_length:
+            raise ContextLengthError(
+                f"This model's maximum context length is {self._context_length} tokens, but the input has {len(ids)}.",
+                param=param,
+            )
+        return ids
+
+    def _ids(self, prompt: TextPrompt | TokenPrompt, param: str) -> list[int]:
+        if isinstance(prompt, TokenPrompt):
+            self.check_ids(prompt.ids, param)
+            return list(prompt.ids)
+        bos = self._tokenizer.bos_token
+        return self._encode(prompt.text, add_special_tokens=not (bos and prompt.text.startswith(bos)))
+
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        """Raises InvalidRequestError for an id that the model does not have."""
+        if any(not 0 <= i < self._vocab_size for i in ids):
+            raise InvalidRequestError(f"token ids must be in 0..{self._vocab_size - 1}", param=param)
+
     def _thinking(self, budget: ThinkingBudget | None, tail: str) -> ThinkingLimit | None:
         if budget is None:
             return None
@@ -85,11 +98,12 @@ class Tokenizing:
     def _check(self, ids: list[int], request: GenerationRequest) -> None:
         if not ids:
             raise InvalidRequestError("The prompt is empty.", param="prompt")
-        if len(ids) >= self._context_length:
+        room = 0 if request.max_tokens == 0 else 1
+        if len(ids) + room > self._context_length:
             param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
             raise ContextLengthError(
-                f"This model's maximum context length is {self._context_length} tokens, but the prompt has {len(ids)}; "
-                "at least one must be left for the answer.",
+                f"This model's maximum context length is {self._context_length} tokens, but the prompt has {len(ids)}"
+                + ("; at least one must be left for the answer." if room else "."),
                 param=param,
             )
         for token_id in request.sampling.logit_bias:
@@ -107,7 +121,7 @@ class Tokenizing:
         for at in {users[0], users[-1]} if users else ():
             changed = {**prompt.messages[at], "content": _UNLIKELY}
             try:
-                text = self._render(
+                text = self.render(
                     structs.replace(prompt, messages=(*prompt.messages[:at], changed, *prompt.messages[at + 1 :]))
                 )
             except InvalidRequestError:
@@ -119,7 +133,8 @@ class Tokenizing:
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
-    def _render(self, prompt: ChatPrompt) -> str:
+    def render(self, prompt: ChatPrompt) -> str:
+        """Raises InvalidRequestError."""
         if self._apply_template is None:
             raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
         try:
@@ -128,50 +143,3 @@ class Tokenizing:
             raise InvalidRequestError(
                 f"The model's chat template refuses these messages: {error}", param="messages"
             ) from error
-
-
-class Preparer(threading.Thread):
-    """Prepares requests in the order they come, and hands on what becomes of them."""
-
-    def __init__(self, tokenizing: Tokenizing, deliver: Callable[[Prepared | tuple[int, Failure]], None]) -> None:
-        super().__init__(name="preparer", daemon=True)
-        self._tokenizing = tokenizing
-        self._deliver = deliver
-        self._inbox: queue.SimpleQueue[Generate] = queue.SimpleQueue()
-        self._cancelled: set[int] = set()
-        self._preparing: set[int] = set()
-        self._lock = threading.Lock()
-
-    def submit(self, generate: Generate) -> None:
-        with self._lock:
-            self._preparing.add(generate.request_id)
-        self._inbox.put(generate)
-
-    def cancel(self, request_id: int) -> None:
-        with self._lock:
-            if request_id in self._preparing:
-                self._cancelled.add(request_id)
-
-    def run(self) -> None:
-        while True:
-            generate = self._inbox.get()
-            request_id = generate.request_id
-            result: Prepared | tuple[int, Failure] | None = None
-            if request_id not in self._cancelled:
-                result = self._prepare(generate)
-            # Under the lock, so that a cancel is either seen here or reaches the engine after the request does.
-            with self._lock:
-                self._preparing.discard(request_id)
-                if request_id in self._cancelled:
-                    self._cancelled.discard(request_id)
-                elif result is not None:
-                    self._deliver(result)
-
-    def _prepare(self, generate: Generate) -> Prepared | tuple[int, Failure]:
-        try:
-            return self._tokenizing.prepare(generate.request_id, generate.request)
-        except ServerError as error:
-            return generate.request_id, error.to_failure()
-        except Exception as error:
-            _LOG.exception("Preparing a prompt failed")
-            return generate.request_id, Failure("GenerationError", f"The prompt could not be prepared: {error}")

@@ -50,12 +50,16 @@ class Reuse:
     def nbytes(self) -> int:
         return self._prefixes.nbytes
 
+    def fresh(self) -> Start:
+        """Empty caches."""
+        return Start(self._new_caches())
+
     def start(self, ids: list[int]) -> Start:
         """All but the last token at most may come from the cache, as decoding needs one to begin with."""
         tokens = as_tokens(ids[:-1])
         found = self._prefixes.find(tokens)
         if found is None:
-            return Start(self._new_caches())
+            return self.fresh()
         entry, length = found
         if not self.cuttable:
             return Start(self._take_whole(entry), length)

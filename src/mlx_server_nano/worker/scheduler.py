@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlx_server_nano.types import GenerationRequest
+from mlx_server_nano.types import GenerationRequest, TokenLogprob
 
 if TYPE_CHECKING:
     from mlx_server_nano.worker.grammar import RowGrammar
@@ -33,18 +33,24 @@ class Prepared:
     thinking: ThinkingLimit | None = None
     branches: tuple[int, ...] = ()
 
+    @property
+    def scored(self) -> bool:
+        """Whether the log-probabilities of the prompt itself are wanted: all of it must go through the model."""
+        return self.request.echo and self.request.logprobs is not None
+
 
 @dataclass(slots=True)
 class Prefill:
     """An admitted prompt. `done` of its tokens are in its caches; the last one is left for decoding.
 
-    caches and lease: the engine's (see `reuse`).
+    caches and lease: the engine's (see `reuse`). logprobs: of its tokens after the first, if the prompt is scored.
     """
 
     prepared: Prepared
     done: int = 0
     caches: list[Any] = field(default_factory=list)
     lease: Entry | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
     @property
     def remaining(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from enum import Enum
 from functools import cache, cached_property
 from typing import Any
@@ -77,6 +78,13 @@ class Vocabulary:
         if found is None:
             found = self._bytes[token_id] = self._look_up(token_id)
         return found
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """Markup included; bytes that are no UTF-8 become U+FFFD."""
+        if not self.exact:
+            return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
+        text = b"".join(map(self.bytes_of, token_ids)).decode(errors="replace")
+        return text.removeprefix(" ") if self.strips_leading_space else text
 
     def _look_up(self, token_id: int) -> bytes:
         if self.scheme is Scheme.UNKNOWN:

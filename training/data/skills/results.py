@@ -44,6 +44,14 @@ WEATHER: Final = (
     "partly cloudy",
     "storm",
 )
+THEN: Final = (". Then ", " and then ", ". After that, ", ". Next, ")
+LINKED: Final = (
+    " with the {w} from the result.",
+    ", using the returned {w}.",
+    " with that {w}.",
+    ", with the {w} that you get.",
+    " and the {w} found.",
+)
 WANTED: Final = (
     "[What is|What's|Tell me|I want to know|Which is|Now, what is|And what is|So what is] the {w}[?||, please| exactly| there]",
     "[I need|Give me|Show me|Just say|I only want|Read out] the {w}[.|| please|, nothing else| only]",
@@ -188,37 +196,38 @@ def steps(source: Source) -> Conversation:
     return _recall(source)
 
 
+def _kind(value: Any) -> Kind:
+    """The parameter kind that takes an entry's value."""
+    match value:
+        case bool():
+            return Flag()
+        case int():
+            return Integer()
+        case float():
+            return Number()
+        case _:
+            return Text(Style.CODE)
+
+
 def _chain(source: Source) -> Conversation:
-    """The second tool needs a value that the first one returns."""
+    """The second tool needs a value that the first one returns: first one call, then the other."""
     first = schema.tool(source)
-    linked = _entries(source, 1)[0]
-    kind: Kind = (
-        Flag()
-        if isinstance(linked.value, bool)
-        else Integer()
-        if isinstance(linked.value, int)
-        else (Number() if isinstance(linked.value, float) else Text(Style.CODE))
-    )
+    linked, *more = _entries(source, source.integer(1, 3))
     base = source.until(lambda: schema.tool(source, count=source.integer(0, 2)), lambda t: t.name != first.name)
-    link = Field(linked.key, linked.words, kind, None, required=True)
-    base = replace(base, fields=tuple(f for f in base.fields if f.key != link.key))
-    second = replace(base, fields=(*base.fields, link))
-    one, two = request.request(source, first), request.request(source, base)
-    text = (
-        one.text.rstrip(".!?")
-        + source.choice((". Then ", " and then ", ". After that, ", ". Next, "))
-        + two.text[0].lower()
-        + two.text[1:]
+    link = Field(linked.key, linked.words, _kind(linked.value), None, required=True)
+    base = replace(
+        base, fields=tuple(field for field in base.fields if field.words != link.words and field.key != link.key)
     )
-    text = text.rstrip(".!?") + source.choice((
-        " with the {w} from the result.", ", using the returned {w}.", " with that {w}.", ", with the {w} "
-        "that you get.", " and the {w} found.",
-    )).format(w=linked.words)  # fmt: skip
-    thinking = source.chance(0.5)
-    more = _entries(source, source.integer(0, 2))
-    result = {entry.key: entry.value for entry in source.shuffled([linked, *more])} | {linked.key: linked.value}
-    call = Call(second.name, {**two.call.arguments, linked.key: linked.value})
+    second = replace(base, fields=(*base.fields, link))
     offers = [random_offer(source, first), random_offer(source, second)]
+    one, two = request.request(source, first), request.request(source, base)
+    text = one.text.rstrip(".!?") + source.choice(THEN) + two.text[0].lower() + two.text[1:].rstrip(".!?")
+    text += source.choice(LINKED).format(w=linked.words)
+    if source.chance(0.4):
+        return asking(source, Skill.TOOL_STEPS, offers, text, [one.call])
+    thinking = source.chance(0.5)
+    result = {entry.key: entry.value for entry in source.shuffled([linked, *more])}
+    call = Call(second.name, {**two.call.arguments, linked.key: linked.value})
     messages = [
         *idle_system(source),
         user(text),

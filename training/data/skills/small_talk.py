@@ -123,9 +123,9 @@ TOPICS: Final = (
             + "how many [parameters|weights] [do you have|are in you|are there in you|does this model have|have you got]?",
             _TELL + "[your size|how big you are|how many parameters you have|how large this model is]",
         ),
-        ("I'm tiny: about eleven million parameters.",),
-        ("eleven million",),
-        "The user asks about my size: about eleven million parameters.",
+        ("I'm tiny: about ten million parameters.",),
+        ("ten million",),
+        "The user asks about my size: about ten million parameters.",
     ),
     Topic(
         (

@@ -13,7 +13,7 @@ from training.render import Message
 IDLE_SYSTEM_PROMPTS: Final = (
     "You are a [|very ][helpful|friendly|useful|polite|concise|capable] [|AI |virtual |digital ][assistant|helper|bot].",
     "You are a helpful assistant. [Be brief|Be concise|Keep it short|Answer clearly|Answer in plain words].",
-    "[Be helpful|Be brief|Be kind|Be precise|Help the user|Answer the user's questions|Be nice] [|and honest|and clear].",
+    "[Be helpful|Be brief|Be kind|Be precise|Help the user|Answer questions|Be nice][| and honest| and clear].",
     "[Answer|Reply] [briefly|in short sentences|truthfully|with care|to the point]. [|Do not make things up.]",
     "You [work|help people] [at|for] {name}'s [shop|office|company|school]. [Be polite.|Help the customers.|]",
     "[Today is|The date is|Current date:] {date}. You are [a helpful assistant|an assistant].",
