@@ -61,12 +61,15 @@ def run(job: BareJob) -> BareReport:
             return batch(model, prompt_ids, output_tokens)
         return [single(model, tokenizer, row, output_tokens) for row in prompt_ids]
 
-    answers = {}
+    answers, cpu_seconds = {}, {}
     for rows in job.rows:
         measure(rows, 0, _WARM_UP_TOKENS)
+        started = time.process_time()
         answers[rows] = measure(rows, 1000, job.output_tokens)
+        cpu_seconds[rows] = time.process_time() - started
     return BareReport(
         answers=answers,
+        cpu_seconds=cpu_seconds,
         long=[single(model, tokenizer, ids(seed, job.long_words), _WARM_UP_TOKENS) for seed in (1, 2)][-1],
         memory_bytes=int(mx.get_peak_memory()),
     )

@@ -38,12 +38,12 @@ class Sizes(Struct, frozen=True, kw_only=True):
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """What one contestant showed in one round: figures by `report`'s keys, and every request behind them as
-    `[time to first token, total time, tokens, prompt tokens, arrivals, largest gap]`."""
+    """What one contestant showed in one round: figures by `report`'s keys, and every request behind them as `[time to first
+    token, total time, tokens, prompt tokens, of these cached, arrivals, largest gap]`."""
 
     figures: dict[str, float | None]
     troubles: dict[str, dict[str, int]]
-    requests: dict[str, list[tuple[float, float, int, int, int, float]]]
+    requests: dict[str, list[tuple[float, float, int, int, int, int, float]]]
 
 
 class Round:
@@ -76,6 +76,7 @@ class Round:
                 round(a.arrivals[-1] - a.sent, 5),
                 a.tokens,
                 a.prompt_tokens,
+                a.cached_tokens,
                 len(a.arrivals),
                 round(max(a.gaps, default=0.0), 5),
             )
@@ -95,11 +96,14 @@ class BareRound(Round):
             repeats=self.requests_of(1),
         )
         reported = jobs.run("benchmarks.bare", job, BareReport, environment(self._model))
+        noted = self.record.figures
         for rows, answers in reported.answers.items():
             self.note_rates(rows, answers)
+            noted[f"cpu.{rows}"] = reported.cpu_seconds[rows] / sum(answer.tokens for answer in answers)
         if 1 in reported.answers:
-            self.record.figures["first_token_idle"] = figures.middle(a.first for a in reported.answers[1])
-        self.record.figures["long_first_token"] = reported.long.first
+            noted["first_token_idle"] = figures.middle(answer.first for answer in reported.answers[1])
+        noted["long_first_token"] = reported.long.first
+        noted["mlx_bytes"] = reported.memory_bytes
         return self.record
 
 
@@ -151,6 +155,7 @@ class ServerRound(Round):
         self._load("warm-up, long", server, Scenario.STALL, clients=0, long_words=self.words(self._sizes.long_prompt))
 
     def _rates(self, server: Server) -> None:
+        noted = self.record.figures
         for clients in self._sizes.clients:
             before = server.cpu_seconds()
             report = self._load(
@@ -161,11 +166,12 @@ class ServerRound(Round):
                 requests=self.requests_of(clients),
                 output_tokens=self._sizes.output,
             )
+            first, together = (now - then for now, then in zip(server.cpu_seconds(), before, strict=True))
             self.note_rates(clients, report.answers)
-        tokens = sum(answer.tokens for answer in report.answers)
-        if self._contestant is Contestant.NANO and tokens:
-            self.record.figures["gateway_cpu"] = (server.cpu_seconds() - before) / tokens
-        self.record.figures["generator_share"] = report.cpu_seconds / report.wall_seconds
+            if tokens := sum(answer.tokens for answer in report.answers):
+                noted[f"cpu.{clients}"] = together / tokens
+                noted["gateway_cpu"] = first / tokens if self._contestant is Contestant.NANO else None
+        noted["generator_share"] = report.cpu_seconds / report.wall_seconds
 
     def _first_tokens(self, server: Server) -> None:
         for name, streams in (("idle", 0), ("loaded", self._sizes.streams)):

@@ -64,15 +64,17 @@ class BareJob(Struct, frozen=True, kw_only=True):
 
 
 class BareReport(Struct, frozen=True, kw_only=True):
-    """answers: by number of rows. long: to the long prompt, alone. memory_bytes: MLX's peak."""
+    """answers, cpu_seconds: by number of rows. long: to the long prompt, alone. memory_bytes: what MLX held at most."""
 
     answers: dict[int, list[Answer]]
+    cpu_seconds: dict[int, float]
     long: Answer
     memory_bytes: int
 
 
 def run(module: str, job: Struct, report: type[T], environment: dict[str, str]) -> T:
-    """Have `python -m module` do the job. Raises CalledProcessError; what it says on standard error is shown."""
+    """Have `python -m module` do the job. Raises CalledProcessError; what it says on standard error is shown. Raises
+    RuntimeError if its report is not whole."""
     done = subprocess.run(
         [sys.executable, "-m", module],
         input=msgspec.json.encode(job),
@@ -80,7 +82,10 @@ def run(module: str, job: Struct, report: type[T], environment: dict[str, str]) 
         check=True,
         env=environment,
     )
-    return msgspec.json.decode(done.stdout, type=report)
+    try:
+        return msgspec.json.decode(done.stdout, type=report)
+    except msgspec.DecodeError as error:
+        raise RuntimeError(f"{module} ended with {len(done.stdout)} bytes of a report: {error}") from error
 
 
 def serve(job: type[T]) -> T:
@@ -90,3 +95,4 @@ def serve(job: type[T]) -> T:
 
 def answer(report: Any) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(report))
+    sys.stdout.buffer.flush()

@@ -63,6 +63,7 @@ _MEMORY: Final = (
     Row("loaded_bytes", "memory, model loaded", _mebibytes),
     Row("busy_bytes", "memory after all loads", _mebibytes),
     Row("device_bytes", "GPU memory after all loads", _mebibytes),
+    Row("mlx_bytes", "MLX's own peak", _mebibytes),
 )
 
 
@@ -70,6 +71,7 @@ def rows(clients: Sequence[int], connections: int) -> list[Row]:
     return [
         *(Row(f"tokens_per_second.{n}", f"tokens/s, {_clients(n)}") for n in clients),
         *(Row(f"full_batch.{n}", f"tokens/s while all {n} stream") for n in clients if n > 1),
+        *(Row(f"cpu.{n}", f"CPU time per token, {_clients(n)}", _microseconds) for n in clients),
         *_TIMES,
         *_MEMORY,
         Row("connections_answered", f"answered of {connections} clients at once", compared=False),

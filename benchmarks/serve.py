@@ -12,6 +12,7 @@ import argparse
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -122,6 +123,7 @@ def _title(given: argparse.Namespace) -> str:
 
 def main() -> None:
     given = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the server that runs must not outlive a time limit
     gpu = platform.system() == "Darwin" or shutil.which("nvidia-smi") is not None
     with tempfile.TemporaryDirectory() as temporary:
         model = given.model or Path(temporary) / given.shape

@@ -85,10 +85,10 @@ class Server:
             time.sleep(1.0)
         return now
 
-    def cpu_seconds(self) -> float:
-        """Of the first process alone: this server's gateway."""
-        times = psutil.Process(self._process.pid).cpu_times()
-        return float(times.user + times.system)
+    def cpu_seconds(self) -> tuple[float, float]:
+        """Of the first process alone (this server's gateway), and of all."""
+        first, *others = [_cpu_seconds(process) for process in self._family()] or [0.0]
+        return first, first + sum(others)
 
     def stop(self) -> None:
         family = self._family()
@@ -170,6 +170,14 @@ def _resident(process: psutil.Process) -> int:
         return int(process.memory_info().rss)
     except psutil.NoSuchProcess:
         return 0
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _device_used() -> int | None:
