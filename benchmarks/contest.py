@@ -23,13 +23,13 @@ _SECONDS: Final = 240.0
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
-    """How much is asked. Lengths are in tokens; stall_output must outlast the long prompt's prefill. probes: requests
-    beside running streams; streams: how many those are, also when the long prompt comes."""
+    """How much is asked. Lengths are in tokens. streams: how many run beside the probes, which are `probes` short requests and
+    the long prompt; stream_output: their length at most, as they are cut when the probes are through."""
 
     clients: tuple[int, ...]
     prompt: int
     output: int
-    stall_output: int
+    stream_output: int
     long_prompt: int
     streams: int
     probes: int
@@ -123,7 +123,8 @@ class ServerRound(Round):
             noted["listening"] = server.wait_listening()
             noted["cold_first_token"] = self._cold(server)
             self._warm_up(server)
-            noted["loaded_bytes"] = server.memory().resident
+            # This server starts its next spare worker meanwhile, which must not take part in what follows.
+            noted["loaded_bytes"] = server.settled_memory().resident
             self._rates(server)
             self._first_tokens(server)
             self._stall(server)
@@ -181,7 +182,7 @@ class ServerRound(Round):
                 Scenario.PROBE,
                 clients=streams,
                 requests=self._sizes.probes,
-                output_tokens=self._sizes.output,
+                output_tokens=self._sizes.stream_output,
             )
             self.record.figures[f"first_token_{name}"] = figures.middle(a.first for a in report.answers)
             self.note_requests(f"probe.{name}", report.answers)
@@ -195,10 +196,9 @@ class ServerRound(Round):
             server,
             Scenario.STALL,
             clients=sizes.streams,
-            output_tokens=sizes.stall_output,
+            output_tokens=sizes.stream_output,
             long_words=words,
         )
-        self.note_requests("stall.background", busy.background)
         if not alone.answers or not busy.answers:
             return
         (idle,), (long,) = alone.answers, busy.answers

@@ -60,12 +60,12 @@ def _tokens_between(answer: Answer, start: float, end: float) -> float:
     return count * answer.tokens / len(answer.arrivals)
 
 
-def gaps_within(answers: Iterable[Answer], start: float, end: float) -> list[float]:
-    """The gaps of these streams that overlap the time from `start` to `end`."""
+def gaps_within(streams: Iterable[Sequence[float]], start: float, end: float) -> list[float]:
+    """The gaps between these streams' arrivals that overlap the time from `start` to `end`."""
     return [
         after - before
-        for answer in answers
-        for before, after in itertools.pairwise(answer.arrivals)
+        for arrivals in streams
+        for before, after in itertools.pairwise(arrivals)
         if before < end and after > start
     ]
 

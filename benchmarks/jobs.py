@@ -42,11 +42,11 @@ class LoadJob(Struct, frozen=True, kw_only=True):
 
 
 class LoadReport(Struct, frozen=True, kw_only=True):
-    """answers: those that count. background: the streams beside them. troubles: refused connections, statuses other than
-    200 and cut streams, with how often each came. cpu_seconds: the generator's own."""
+    """answers: those that count. background: the arrivals of each stream beside them. troubles: refused connections, statuses
+    other than 200 and cut streams, with how often each came. cpu_seconds: the generator's own."""
 
     answers: list[Answer]
-    background: list[Answer]
+    background: list[list[float]]
     troubles: dict[str, int]
     cpu_seconds: float
     wall_seconds: float

@@ -21,8 +21,15 @@ from benchmarks import jobs, prompts
 from benchmarks.figures import Answer
 from benchmarks.jobs import LoadJob, LoadReport, Scenario
 
+OnText = Callable[[float], None]
+"""Called with the time when text has come."""
+
 _RETRY_PAUSE: Final = 0.1
+_SETTLE_SECONDS: Final = 1.0
 _STREAMING: Final = 8
+
+
+def _ignore(now: float) -> None: ...
 
 
 class TroubleError(Exception):
@@ -92,7 +99,7 @@ class EventReader:
 class _Exchange(asyncio.Protocol):
     """One request and its answer on one connection."""
 
-    def __init__(self, request: bytes, on_text: Callable[[], None]) -> None:
+    def __init__(self, request: bytes, on_text: OnText) -> None:
         self._request = request
         self._on_text = on_text
         self._parser = httptools.HttpResponseParser(self)
@@ -117,8 +124,9 @@ class _Exchange(asyncio.Protocol):
             cause = error.__context__
             self._end(cause if isinstance(cause, TroubleError) else TroubleError(f"not HTTP: {error}"))
         if self._text:
-            self.arrivals.append(time.monotonic())
-            self._on_text()
+            now = time.monotonic()
+            self.arrivals.append(now)
+            self._on_text(now)
         if self._events.ended:
             self._end(None)
 
@@ -156,9 +164,7 @@ class _Exchange(asyncio.Protocol):
         )
 
 
-async def ask(
-    port: int, model: str, prompt: str, output_tokens: int, on_text: Callable[[], None] = lambda: None
-) -> Answer:
+async def ask(port: int, model: str, prompt: str, output_tokens: int, on_text: OnText = _ignore) -> Answer:
     """One streamed, greedy chat completion. Raises TroubleError."""
     body = json.dumps(
         {
@@ -198,7 +204,7 @@ class Clients:
         self._deadline = asyncio.get_running_loop().time() + job.seconds
         self.troubles: dict[str, int] = {}
 
-    async def one(self, words: int, output_tokens: int, on_text: Callable[[], None] = lambda: None) -> Answer | None:
+    async def one(self, words: int, output_tokens: int, on_text: OnText = _ignore) -> Answer | None:
         """None after a trouble that is not tried again, or when the job's time is up."""
         job = self._job
         self._asked += 1
@@ -223,7 +229,7 @@ class Clients:
         return prompts.ragged(self._job.prompt_words, client)
 
 
-async def saturate(job: LoadJob, clients: Clients) -> tuple[list[Answer], list[Answer]]:
+async def saturate(job: LoadJob, clients: Clients) -> tuple[list[Answer], list[list[float]]]:
     """Every client makes its requests one after the other."""
 
     async def client(i: int) -> list[Answer | None]:
@@ -233,8 +239,8 @@ async def saturate(job: LoadJob, clients: Clients) -> tuple[list[Answer], list[A
     return [answer for row in rows for answer in row if answer is not None], []
 
 
-async def probe(job: LoadJob, clients: Clients) -> tuple[list[Answer], list[Answer]]:
-    """While the clients keep streaming, one more makes short requests; its answers count."""
+async def probe(job: LoadJob, clients: Clients) -> tuple[list[Answer], list[list[float]]]:
+    """While the clients keep streaming, one more makes short requests; its answers count. Then the streams are cut."""
 
     async def probes() -> list[Answer | None]:
         return [await clients.one(job.prompt_words, 2) for _ in range(job.requests)]
@@ -242,8 +248,8 @@ async def probe(job: LoadJob, clients: Clients) -> tuple[list[Answer], list[Answ
     return await _beside_streams(job, clients, probes)
 
 
-async def stall(job: LoadJob, clients: Clients) -> tuple[list[Answer], list[Answer]]:
-    """While the clients keep streaming, one long prompt arrives; its answer counts."""
+async def stall(job: LoadJob, clients: Clients) -> tuple[list[Answer], list[list[float]]]:
+    """While the clients keep streaming, one long prompt arrives; its answer counts. Then the streams are cut."""
 
     async def long() -> list[Answer | None]:
         return [await clients.one(job.long_words, 8)]
@@ -253,32 +259,33 @@ async def stall(job: LoadJob, clients: Clients) -> tuple[list[Answer], list[Answ
 
 async def _beside_streams(
     job: LoadJob, clients: Clients, measure: Callable[[], Awaitable[list[Answer | None]]]
-) -> tuple[list[Answer], list[Answer]]:
-    stop = False
-    background: list[Answer] = []
+) -> tuple[list[Answer], list[list[float]]]:
+    background: list[list[float]] = []
     ready = [asyncio.Event() for _ in range(job.clients)]
 
     async def stream(i: int) -> None:
-        pieces = 0
+        while True:
+            arrivals: list[float] = []
+            background.append(arrivals)
 
-        def on_text() -> None:
-            nonlocal pieces
-            pieces += 1
-            if pieces == _STREAMING:
-                ready[i].set()
+            def on_text(now: float, arrivals: list[float] = arrivals) -> None:
+                arrivals.append(now)
+                if len(arrivals) == _STREAMING:
+                    ready[i].set()
 
-        while not stop:
             answer = await clients.one(clients.words(i), job.output_tokens, on_text)
             ready[i].set()
             if answer is None:
                 return
-            background.append(answer)
 
     streams = [asyncio.create_task(stream(i)) for i in range(job.clients)]
     await asyncio.gather(*(event.wait() for event in ready))
     answers = await measure()
-    stop = True
-    await asyncio.gather(*streams)
+    for task in streams:
+        task.cancel()
+    if streams:
+        await asyncio.wait(streams)
+        await asyncio.sleep(_SETTLE_SECONDS)  # the server finds out that they are gone
     return [answer for answer in answers if answer is not None], background
 
 

@@ -39,7 +39,7 @@ def test_rows_that_never_ran_together_have_no_full_batch_rate():
 
 
 def test_gaps_within_a_time_include_those_that_reach_into_it():
-    assert gaps_within([answer(0.0, 1.0, 3.0, 3.5, 6.0)], 2.0, 3.2) == [2.0, 0.5]
+    assert gaps_within([[1.0, 3.0, 3.5, 6.0], [0.5]], 2.0, 3.2) == [2.0, 0.5]
 
 
 def test_middle_of_nothing_is_nothing():
