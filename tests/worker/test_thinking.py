@@ -53,3 +53,13 @@ def test_choices_count_apart():
     second = first.fork()
     first.advance("a")
     assert (first.forced, second.forced) == (7, None)
+
+
+def test_nothing_is_forced_into_a_character():
+    thinking = limit(1, inside=True)
+    thinking.advance("", whole=False)
+    assert thinking.forced is None
+    thinking.advance("", whole=False)
+    assert thinking.forced is None
+    thinking.advance("ö")
+    assert thinking.forced == 7

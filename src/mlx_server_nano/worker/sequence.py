@@ -134,7 +134,7 @@ class Sequence:
             self.grammar.advance(token_id)
         text = self._detokenizer.add(token_id)
         if self.thinking is not None:
-            self.thinking.advance(text)
+            self.thinking.advance(text, whole=not self._detokenizer.pending)
         self._note(text, logprob)
         released, stop = self._stops.feed(text)
         self._sent += len(released)

@@ -33,8 +33,8 @@ class ThinkingLimit:
     def forced(self) -> int | None:
         return self._queue[0] if self._queue else None
 
-    def advance(self, text: str) -> None:
-        """A token was taken, which said this."""
+    def advance(self, text: str, *, whole: bool = True) -> None:
+        """A token was taken, which said this. whole: no character is left unfinished; before that nothing can be forced."""
         if self._over:
             return
         if self._queue:
@@ -48,7 +48,7 @@ class ThinkingLimit:
         self._left -= 1
         if self._budget.close in self._text:
             self._over = True
-        elif self._left <= 0:
+        elif self._left <= 0 and whole:
             self._queue.extend(self._closing)
         self._text = self._text[-len(self._budget.close) :]
 
