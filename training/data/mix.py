@@ -46,7 +46,7 @@ DRAW: Final[Mapping[Skill, Callable[[Source], Conversation]]] = {
 
 # Of conversations, not of tokens. Tool calls are the hardest and the most wanted.
 SHARES: Final[Mapping[Skill, float]] = {
-    Skill.SMALL_TALK: 6,
+    Skill.SMALL_TALK: 8,
     Skill.LIMITS: 2,
     Skill.PERSONA: 5,
     Skill.PASSAGE: 7,
