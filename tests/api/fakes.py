@@ -178,16 +178,23 @@ class FakeManager:
 
 
 class FakeCatalog:
-    """One model in the cache and one folder, which is there but not listed."""
+    """One model in the cache, its alias, and one folder, which is there but not listed."""
 
     def __init__(self, folder: Path) -> None:
         os.utime(folder, (1700000000, 1700000000))
         self._known = {"org/model": folder, "/models/local": folder, "org/elsewhere": None}
 
     def available(self) -> list[AvailableModel]:
-        return [AvailableModel(ModelRef("org/model", ModelKind.HUB, self._known["org/model"]), 1700000000)]
+        return [self.find("org/model"), self.find("alias")]
+
+    def find(self, name: str) -> AvailableModel:
+        ref = self.resolve(name)
+        if ref.folder is None:
+            raise ModelNotFoundError(f"{name} must be downloaded.")
+        return AvailableModel(ref, 1700000000 + (name == "alias"), "alias" if name == "alias" else None)
 
     def resolve(self, name: str) -> ModelRef:
+        name = "org/model" if name == "alias" else name
         if name == "org/unsupported":
             raise UnsupportedModelError("It is a picture.")
         if name not in self._known:

@@ -28,9 +28,10 @@ def test_models(server, validate):
     validate(body, "ListModelsResponse")
     assert body["data"] == [
         {"id": "org/model", "object": "model", "created": 1700000000, "owned_by": "org"},
+        {"id": "alias", "object": "model", "created": 1700000001, "owned_by": "org", "alias_of": "org/model"},
         {"id": "/models/local", "object": "model", "created": 1700000001, "owned_by": "local"},
     ]
-    assert [model.id for model in server.client().models.list()] == ["org/model", "/models/local"]
+    assert [model.id for model in server.client().models.list()] == ["org/model", "alias", "/models/local"]
 
 
 @pytest.mark.parametrize(("name", "owner"), [("org/model", "org"), ("/models/local", "local")])

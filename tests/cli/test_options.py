@@ -19,3 +19,9 @@ from mlx_server_nano.config import resolve
 def test_model_map(args, environment, model_map):
     flags = serve.make_context("serve", args).params
     assert resolve(flags, environment).model_map == model_map
+
+
+def test_aliases():
+    flags = serve.make_context("serve", ["--alias", "a=org/b", "--alias", "c=a,d=./e"]).params
+    assert resolve(flags, {"MLX_ALIAS": "x=y"}).alias == (("a", "org/b"), ("c", "a"), ("d", "./e"))
+    assert resolve({}, {"MLX_ALIAS": "x=y"}).alias == (("x", "y"),)

@@ -6,7 +6,7 @@ import pytest
 
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.architectures import known_model_types
-from mlx_server_nano.models.catalog import Catalog
+from mlx_server_nano.models.catalog import AvailableModel, Catalog
 from mlx_server_nano.models.names import ModelKind
 from tests.models.folders import cache_repository, write_model
 from tests.tiny_models import ARCHITECTURES, make_model
@@ -181,6 +181,44 @@ def test_mapped_names(tmp_path: Path) -> None:
     assert catalog.resolve("gpt-3o").id == f"{OWN}/gpt-3o"
     with pytest.raises(ModelNotFoundError, match="by path"):
         catalog.resolve(str(folder))
+
+
+def test_aliases(tmp_path: Path) -> None:
+    snapshot = cache_repository(tmp_path, f"{OWN}/small-4bit")
+    folder = write_model(tmp_path / "mine")
+    aliases = [
+        ("fast", "small"),
+        ("quick", "fast"),
+        ("mine", str(folder)),
+        ("not-here", "Some/Other"),
+        ("gone", "/nowhere"),
+        (f"{OWN}/small-4bit", "mine"),
+    ]
+    pairs = [("fast*", str(folder)), ("gpt-*", "quick"), ("small", "Some/Other")]
+    catalog = Catalog(cache_dir=tmp_path, aliases=aliases, model_map=pairs, allow_local_paths=False)
+    wanted = {
+        "fast": f"{OWN}/small-4bit",
+        "quick": f"{OWN}/small-4bit",
+        "faster": str(folder),
+        "gpt-5": f"{OWN}/small-4bit",
+        "mine": str(folder),
+        "not-here": "Some/Other",
+        f"{OWN}/small-4bit": str(folder),
+        "small": "Some/Other",
+    }
+    assert {name: catalog.resolve(name).id for name in wanted} == wanted
+    with pytest.raises(ModelNotFoundError, match="no folder"):
+        catalog.resolve("gone")
+
+    listed = {model.alias: (model.ref.id, model.created) for model in catalog.available()[1:]}
+    assert listed.keys() == {"fast", "quick", "mine", "not-here", f"{OWN}/small-4bit"}, (
+        "all but the one without a model"
+    )
+    assert listed["quick"] == (f"{OWN}/small-4bit", int(snapshot.stat().st_mtime))
+    assert catalog.find("not-here") == AvailableModel(catalog.resolve("not-here"), listed["not-here"][1], "not-here")
+    assert catalog.find("faster").alias is None, "a name that a pattern gave is listed nowhere"
+    with pytest.raises(ModelNotFoundError, match="not on this machine"):
+        catalog.find("Some/Other")
 
 
 def test_an_incomplete_local_folder_says_what_is_missing(tmp_path: Path) -> None:

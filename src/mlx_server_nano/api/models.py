@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
+from mlx_server_nano.models.catalog import AvailableModel
 from mlx_server_nano.models.names import ModelKind, ModelRef
 
 if TYPE_CHECKING:
@@ -27,12 +28,12 @@ class ModelEndpoints:
     async def list(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is usable without a download: the catalog, and what is loaded from elsewhere."""
         available = await asyncio.to_thread(self._catalog.available)
-        models = {model.ref.id: _to_wire(model.ref, model.created) for model in available}
+        models = {model.alias or model.ref.id: _to_wire(model) for model in available}
         for status in self._manager.status():
             if status.loaded_since is not None and status.id not in models:
                 # The catalog lists all but the folders that clients name.
                 local = ModelRef(status.id, ModelKind.LOCAL, None)
-                models[status.id] = _to_wire(local, int(status.loaded_since))
+                models[status.id] = _to_wire(AvailableModel(local, int(status.loaded_since)))
         await _json({"object": "list", "data": list(models.values())})(scope, receive, send)
 
     async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,19 +43,20 @@ class ModelEndpoints:
 
     def _find(self, name: str) -> dict[str, object]:
         try:
-            ref = self._catalog.resolve(name)
+            return _to_wire(self._catalog.find(name))
         except (ModelNotFoundError, UnsupportedModelError) as error:
             raise ModelNotFoundError(error.message, param="model") from None
-        if ref.folder is None:
-            raise ModelNotFoundError(f"The model {name!r} is not on this machine.", param="model")
-        return _to_wire(ref, int(ref.folder.stat().st_mtime))
 
 
 def _json(value: object) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-def _to_wire(ref: ModelRef, created: int) -> dict[str, object]:
-    """created: in Unix seconds."""
+def _to_wire(model: AvailableModel) -> dict[str, object]:
+    """OpenAI's Model, and for an alias what it stands for."""
+    ref = model.ref
     owner = ref.id.partition("/")[0] if ref.kind is ModelKind.HUB else ref.kind.value
-    return {"id": ref.id, "object": "model", "created": created, "owned_by": owner}
+    wire: dict[str, object] = {"object": "model", "created": model.created, "owned_by": owner}
+    if model.alias is None:
+        return {"id": ref.id, **wire}
+    return {"id": model.alias, **wire, "alias_of": ref.id}

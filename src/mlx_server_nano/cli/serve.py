@@ -21,6 +21,7 @@ def start(**flags: str | bool | None) -> None:
     """Serve models over HTTP (the default command)."""
     try:
         settings = resolve(flags)
+        _check_names(settings)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
     export_hub(settings)
@@ -48,6 +49,16 @@ def start(**flags: str | bool | None) -> None:
         run(settings, [listener])
 
 
+def _check_names(settings: Settings) -> None:
+    """What can be told of names without a look at the disk. Raises SettingError."""
+    from mlx_server_nano.models.names import is_possible
+
+    known = dict(settings.alias)
+    for name, target in settings.alias:
+        if target not in known and not is_possible(target):
+            raise SettingError(f"--alias: {name!r} stands for {target!r}, which can be no model's name")
+
+
 def run(settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve until a signal comes."""
     configure_logging(settings.log_level)
@@ -60,6 +71,7 @@ def run(settings: Settings, sockets: list[socket.socket]) -> None:
 
     gate = Gate()
     catalog = Catalog(
+        aliases=settings.alias,
         model_map=settings.model_map,
         allow_local_paths=settings.local_paths,
         trust_remote_code=settings.trust_remote_code,

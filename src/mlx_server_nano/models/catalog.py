@@ -7,12 +7,14 @@ without a network, and stays the same until somebody downloads it again.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
+from mlx_server_nano.config.aliases import follow
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models import folder as model_folder
 from mlx_server_nano.models import names
@@ -22,18 +24,21 @@ from mlx_server_nano.models.names import ModelKind, ModelRef
 
 @dataclass(frozen=True, slots=True)
 class AvailableModel:
-    """A model that is usable without a download. created: when its files came, in Unix seconds."""
+    """A model that can be named. created: when its files came, or, without files yet, when the server started; in Unix
+    seconds. alias: the name by which it is listed, if that is not its own."""
 
     ref: ModelRef
     created: int
+    alias: str | None = None
 
 
 class Catalog:
     """Resolves names and lists what is there. Reads the disk, so call it off the event loop; never uses the network.
 
     cache_dir: the Hub's cache; None: where huggingface_hub keeps it. built_in: names of models that come with the server,
-    with their folders. model_map: pairs of a pattern of shells' kind and the name that stands for all names that fit it.
-    allow_local_paths: whether clients may name folders.
+    with their folders. aliases: pairs of an exact name and what it stands for (see `config.aliases`). model_map: pairs of a
+    pattern of shells' kind and the name that stands for all names that fit it. allow_local_paths: whether clients may name
+    folders.
     """
 
     def __init__(
@@ -41,13 +46,16 @@ class Catalog:
         *,
         cache_dir: Path | None = None,
         built_in: Mapping[str, Path] | None = None,
+        aliases: Sequence[tuple[str, str]] = (),
         model_map: Sequence[tuple[str, str]] = (),
         allow_local_paths: bool = True,
         trust_remote_code: bool = False,
     ) -> None:
         self._cache_dir = cache_dir
         self._built_in = dict(built_in or {})
+        self._aliases = dict(aliases)
         self._model_map = tuple(model_map)
+        self._started = int(time.time())
         self._allow_local_paths = allow_local_paths
         self.trust_remote_code = trust_remote_code
 
@@ -69,19 +77,18 @@ class Catalog:
         Raises ModelNotFoundError for what can be no model's name, a folder that is not there and an ambiguous short name;
         UnsupportedModelError for a folder or a cached repository that mlx-lm cannot load.
         """
-        mapped = next((model for pattern, model in self._model_map if fnmatchcase(name, pattern)), None)
-        name = mapped or name
+        asked, name = name, self._own_name(name)
         if name in self._built_in:
             return ModelRef(name, ModelKind.BUILT_IN, self._built_in[name])
         if names.is_path(name):
-            if mapped is None and not self._allow_local_paths:
+            if name == asked and not self._allow_local_paths:
                 raise ModelNotFoundError("This server does not load models by path.")
             return self._local(name)
+        if not names.is_possible(name):
+            raise ModelNotFoundError(f"{name!r} can be no model's name.")
         cached = self._cached_repositories()
         if names.is_repository(name):
             return self._repository(name, cached)
-        if not names.is_short(name):
-            raise ModelNotFoundError(f"{name!r} can be no model's name.")
         ranked = [
             (rank, repository, folder)
             for repository, storage in sorted(cached.items())
@@ -95,8 +102,15 @@ class Catalog:
             return ModelRef(best[0][1], ModelKind.HUB, best[0][2])
         return self._repository(f"{names.DEFAULT_OWNER}/{name}", cached)
 
+    def _own_name(self, name: str) -> str:
+        """What an alias stands for, else what the first pattern that fits gives, which may be an alias in turn."""
+        if name not in self._aliases:
+            name = next((model for pattern, model in self._model_map if fnmatchcase(name, pattern)), name)
+        return follow(name, self._aliases)[-1]
+
     def available(self) -> list[AvailableModel]:
-        """All models that are usable without a download, local folders aside: built-in ones, then cached ones by name."""
+        """All models that are usable without a download, local folders aside: built-in ones, then cached ones by name. Then
+        the aliases, whether or not their models are there yet, but for those that stand for none."""
         found = [ModelRef(name, ModelKind.BUILT_IN, folder) for name, folder in self._built_in.items()]
         cached = self._cached_repositories()
         found += [
@@ -107,7 +121,21 @@ class Catalog:
             with contextlib.suppress(OSError):
                 if ref.folder is not None:
                     models.append(AvailableModel(ref, int(ref.folder.stat().st_mtime)))
+        for alias in self._aliases:
+            with contextlib.suppress(OSError, ModelNotFoundError, UnsupportedModelError):
+                models.append(self.find(alias))
         return models
+
+    def find(self, name: str) -> AvailableModel:
+        """One model, by any name. Raises ModelNotFoundError, also for what must be downloaded first and has no alias, and what
+        `resolve` raises."""
+        ref = self.resolve(name)
+        alias = name if name in self._aliases else None
+        if ref.folder is not None:
+            return AvailableModel(ref, int(ref.folder.stat().st_mtime), alias)
+        if alias is None:
+            raise ModelNotFoundError(f"The model {name!r} is not on this machine.")
+        return AvailableModel(ref, self._started, alias)
 
     def _local(self, name: str) -> ModelRef:
         try:

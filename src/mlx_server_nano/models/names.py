@@ -70,6 +70,11 @@ def is_short(name: str) -> bool:
     return _SHORT.fullmatch(name) is not None and "--" not in name and ".." not in name
 
 
+def is_possible(name: str) -> bool:
+    """Whether a model can have this name at all."""
+    return is_path(name) or is_repository(name) or is_short(name)
+
+
 def rank(name: str, repository: str) -> int | None:
     """How well a short name fits a repository: 0: it is its name; 1: but for a storage tail; None: it does not."""
     wanted, own = name.casefold(), repository.partition("/")[2].casefold()

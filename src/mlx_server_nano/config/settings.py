@@ -1,0 +1,252 @@
+"""Every setting, once: its flag, its environment variable, its default and what it means. README's table of settings is
+checked against `SETTINGS` by a test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mlx_server_nano.config.values import (
+    Kind,
+    boolean,
+    choice,
+    count_or_unset,
+    directory,
+    host,
+    integer,
+    memory,
+    number,
+    optional,
+    pair,
+    text,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the settings table. repeatable: the value is a tuple of what `kind` describes: the flag may come several
+    times, which is the same as its values with commas between them; in the configuration file it is a list."""
+
+    name: str
+    flag: str
+    env: str | None
+    kind: Kind
+    metavar: str
+    help: str
+    repeatable: bool = False
+
+    def parse(self, text: str) -> Any:
+        """The value of a flag or a variable. Raises ValueError with the reason."""
+        if not self.repeatable:
+            return self.kind.parse(text)
+        return tuple(self.kind.parse(item) for item in map(str.strip, text.split(",")) if item)
+
+    @property
+    def default(self) -> Any:
+        return Settings.__dataclass_fields__[self.name].default
+
+    @property
+    def default_text(self) -> str:
+        """As the help and the documentation show it; empty: unset."""
+        default = self.default
+        if default is None or default == ():
+            return ""
+        if isinstance(default, bool):
+            return "on" if default else "off"
+        if self.metavar == "SIZE":
+            return f"{default >> 20}M"
+        return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+SETTINGS: Final = (
+    Setting("host", "--host", "MLX_SERVER_HOST", host(), "ADDRESS", "Address to listen on."),
+    Setting("port", "--port", "MLX_SERVER_PORT", integer(0, 65535), "PORT", "Port to listen on; 0: any free one."),
+    Setting(
+        "log_level", "--log-level", "MLX_LOG_LEVEL", choice(*LOG_LEVELS), "LEVEL", "DEBUG, INFO, WARNING or ERROR."
+    ),
+    Setting("reload", "--reload", None, boolean(), "", "Restart when the source changes (development)."),
+    Setting(
+        "model_cache_dir",
+        "--model-cache-dir",
+        None,
+        directory(),
+        "PATH",
+        "The Hub cache to use; else HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE or HF_HOME decide.",
+    ),
+    Setting(
+        "api_key", "--api-key", "MLX_API_KEY", optional(text()), "KEY", "Key that clients must send as a bearer token."
+    ),
+    Setting(
+        "idle_timeout",
+        "--idle-timeout",
+        "MLX_MODEL_IDLE_TIMEOUT",
+        number(0),
+        "SECONDS",
+        "Unload a model after this long without a request; 0: never.",
+    ),
+    Setting(
+        "default_max_tokens",
+        "--default-max-tokens",
+        "MLX_DEFAULT_MAX_TOKENS",
+        count_or_unset(),
+        "N",
+        "Bound for requests that name none; unset or 0: until the context is full.",
+    ),
+    Setting(
+        "default_temperature",
+        "--default-temperature",
+        "MLX_DEFAULT_TEMPERATURE",
+        optional(number(0, 2)),
+        "T",
+        "For requests that name none; unset: the model's generation_config.json, else 0.7.",
+    ),
+    Setting(
+        "max_memory",
+        "--max-memory",
+        "MLX_MAX_MEMORY",
+        optional(memory()),
+        "SIZE",
+        "Memory for all loaded models together, as 24G; unset: three quarters of what the machine allows.",
+    ),
+    Setting(
+        "max_batch_size",
+        "--max-batch-size",
+        "MLX_MAX_BATCH_SIZE",
+        integer(1, 256),
+        "N",
+        "Sequences of one model that decode together.",
+    ),
+    Setting(
+        "max_queue",
+        "--max-queue",
+        "MLX_MAX_QUEUE",
+        integer(0),
+        "N",
+        "Requests of one model that may wait; more get 429.",
+    ),
+    Setting(
+        "prefill_chunk",
+        "--prefill-chunk",
+        "MLX_PREFILL_CHUNK",
+        integer(16, 65536),
+        "TOKENS",
+        "Prompt tokens per engine step while nothing decodes.",
+    ),
+    Setting(
+        "busy_prefill_chunk",
+        "--busy-prefill-chunk",
+        "MLX_BUSY_PREFILL_CHUNK",
+        integer(16, 65536),
+        "TOKENS",
+        "Prompt tokens per engine step while other sequences decode.",
+    ),
+    Setting(
+        "prefix_cache_memory",
+        "--prefix-cache-memory",
+        "MLX_PREFIX_CACHE_MEMORY",
+        optional(memory(zero=True)),
+        "SIZE",
+        "For each model, KV caches of earlier prompts and answers, as 4G; 0: none; unset: a tenth of the memory.",
+    ),
+    Setting("max_body", "--max-body", "MLX_MAX_BODY", memory(), "SIZE", "Largest request body."),
+    Setting(
+        "keepalive_interval",
+        "--keepalive-interval",
+        "MLX_KEEPALIVE_INTERVAL",
+        number(0.05, 3600),
+        "SECONDS",
+        "Silence after which a stream gets a keep-alive comment.",
+    ),
+    Setting(
+        "shutdown_timeout",
+        "--shutdown-timeout",
+        "MLX_SHUTDOWN_TIMEOUT",
+        number(0),
+        "SECONDS",
+        "How long SIGTERM lets running requests finish.",
+    ),
+    Setting(
+        "spare_worker",
+        "--spare-worker/--no-spare-worker",
+        "MLX_SPARE_WORKER",
+        boolean(),
+        "",
+        "Keep one worker process warm, so that a model loads seconds sooner.",
+    ),
+    Setting(
+        "alias",
+        "--alias",
+        "MLX_ALIAS",
+        pair("fast=qwen3-4b"),
+        "NAME=MODEL",
+        "Another name for a model, as fast=qwen3-4b, listed beside it; several with commas.",
+        repeatable=True,
+    ),
+    Setting(
+        "model_map",
+        "--model-map",
+        "MLX_MODEL_MAP",
+        pair("claude-*=qwen3-8b"),
+        "PATTERN=MODEL",
+        "Use a model for names that fit a pattern, as claude-*=qwen3-8b; several with commas, the first that fits counts.",
+        repeatable=True,
+    ),
+    Setting(
+        "tool_format",
+        "--tool-format",
+        "MLX_TOOL_FORMAT",
+        pair("*/Hermes-*=hermes"),
+        "PATTERN=FORMAT",
+        "Format of tool calls and reasoning (docs/formats.md) for models that fit a pattern, whatever their template tells.",
+        repeatable=True,
+    ),
+    Setting(
+        "local_paths",
+        "--local-paths/--no-local-paths",
+        "MLX_LOCAL_PATHS",
+        boolean(),
+        "",
+        "Let clients name a folder of this machine as the model.",
+    ),
+    Setting(
+        "trust_remote_code",
+        "--trust-remote-code",
+        "MLX_TRUST_REMOTE_CODE",
+        boolean(),
+        "",
+        "Run Python code that a model's repository brings along.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The resolved settings; the fields are those of `SETTINGS`. Sizes in bytes, times in seconds."""
+
+    host: str = "0.0.0.0"  # noqa: S104
+    port: int = 8000
+    log_level: str = "INFO"
+    reload: bool = False
+    model_cache_dir: Path | None = None
+    api_key: str | None = None
+    idle_timeout: float = 300.0
+    default_max_tokens: int | None = None
+    default_temperature: float | None = None
+    max_memory: int | None = None
+    max_batch_size: int = 32
+    max_queue: int = 512
+    prefill_chunk: int = 2048
+    busy_prefill_chunk: int = 512
+    prefix_cache_memory: int | None = None
+    max_body: int = 64 << 20
+    keepalive_interval: float = 5.0
+    shutdown_timeout: float = 30.0
+    spare_worker: bool = True
+    alias: tuple[tuple[str, str], ...] = ()
+    model_map: tuple[tuple[str, str], ...] = ()
+    tool_format: tuple[tuple[str, str], ...] = ()
+    local_paths: bool = True
+    trust_remote_code: bool = False
