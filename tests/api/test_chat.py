@@ -16,7 +16,7 @@ from mlx_server_nano.errors import (
 )
 from mlx_server_nano.protocol import Delta
 from mlx_server_nano.types import Alternative, FinishReason, TokenLogprob
-from tests.api.conftest import Running
+from tests.api.conftest import HERMES, Running
 from tests.api.fakes import Script, started, text
 
 HI: Any = [{"role": "user", "content": "hi"}]
@@ -225,3 +225,24 @@ def test_default_max_tokens(start):
     server.client().chat.completions.create(model="m", messages=HI)
     server.client().chat.completions.create(model="m", messages=HI, max_tokens=3)
     assert [request.max_tokens for request in server.manager.requests] == [512, 3]
+
+
+def test_custom_tool(server, validate):
+    """As the Responses API has it: the model calls a function with one string, the client sees a call with a text."""
+    written = '<tool_call>\n{"name": "patch", "arguments": {"input": "*** a\\nb"}}\n</tool_call>'
+    server.manager.scripts["m"] = Script(lambda request: [started(), *text(*written)], template=HERMES)
+    tools: Any = [{"type": "custom", "custom": {"name": "patch"}}]
+    given: Any = {"model": "m", "messages": HI, "tools": tools}
+    (call,) = server.client().chat.completions.create(**given).choices[0].message.tool_calls
+    assert (call.type, call.custom.name, call.custom.input) == ("custom", "patch", "*** a\nb")
+    chunks = list(server.client().chat.completions.create(**given, stream=True))
+    streamed = [piece.to_dict() for chunk in chunks for piece in chunk.choices[0].delta.tool_calls or []]
+    first, *rest = streamed
+    assert (first["type"], first["custom"]) == ("custom", {"name": "patch", "input": ""})
+    assert rest == [{"index": 0, "custom": {"input": "*** a\nb"}}]
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    history: Any = [*HI, {"role": "assistant", "tool_calls": [call.to_dict()]}]
+    history.append({"role": "tool", "tool_call_id": call.id, "content": "done"})
+    server.client().chat.completions.create(**given | {"messages": history})
+    told = server.manager.requests[-1].prompt.messages
+    assert told[1]["tool_calls"][0]["function"] == {"name": "patch", "arguments": {"input": "*** a\nb"}}

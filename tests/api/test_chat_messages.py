@@ -1,15 +1,16 @@
+import json
 from typing import Any
 
 import msgspec
 import pytest
 
-from mlx_server_nano.api.chat_messages import WireMessage, to_message
+from mlx_server_nano.api.chat_messages import ChatMessage, to_message
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
 from mlx_server_nano.types import Message, Role, ToolCall
 
 
 def message(**fields: Any) -> Message:
-    return to_message(msgspec.convert(fields, WireMessage), "messages.3")
+    return to_message(msgspec.convert(fields, ChatMessage), "messages.3")
 
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
@@ -73,6 +74,7 @@ def test_assistant(fields, expected):
         ({"role": "assistant"}, "content"),
         ({"role": "assistant", "content": None, "tool_calls": []}, "content"),
         ({"role": "assistant", "tool_calls": [{"id": "c", "type": "function"}]}, "tool_calls.0.function"),
+        ({"role": "assistant", "tool_calls": [{"id": "c", "type": "custom"}]}, "tool_calls.0.custom"),
     ],
 )
 def test_bad_messages(fields, param):
@@ -90,14 +92,13 @@ def test_text_only(kind):
     assert caught.value.param == "messages.3.content.1.type"
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "f", "input": ""}}]}, "tool_calls.0.type"),
-        ({"function_call": {"name": "f", "arguments": "{}"}}, "function_call"),
-    ],
-)
-def test_unsupported_calls(fields, param):
+def test_the_deprecated_form_of_a_call():
     with pytest.raises(UnsupportedParameterError) as caught:
-        message(role="assistant", **fields)
-    assert caught.value.param == f"messages.3.{param}"
+        message(role="assistant", function_call={"name": "f", "arguments": "{}"})
+    assert caught.value.param == "messages.3.function_call"
+
+
+def test_a_custom_call_is_told_as_the_function_that_the_model_knows():
+    call = {"id": "c", "type": "custom", "custom": {"name": "f", "input": 'a"b'}}
+    (told,) = message(role="assistant", tool_calls=[call]).tool_calls
+    assert (told.id, told.name, json.loads(told.arguments)) == ("c", "f", {"input": 'a"b'})

@@ -188,9 +188,50 @@ def test_tool_choice(fields, choice):
     assert request.choice == choice
 
 
+CUSTOM: Any = {"type": "custom", "custom": {"name": "g", "description": "Runs it."}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "decoded_choice"),
+    [
+        (None, ToolChoice()),
+        ({"type": "custom", "custom": {"name": "g"}}, ToolChoice(mode=CallMode.REQUIRED, only=frozenset("g"))),
+        (
+            {
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "required", "tools": [{"type": "custom", "custom": {"name": "g"}}]},
+            },
+            ToolChoice(mode=CallMode.REQUIRED, only=frozenset("g")),
+        ),
+    ],
+)
+def test_custom_tools(choice, decoded_choice):
+    request = decoded(tools=[TOOL, CUSTOM], tool_choice=choice)[0]
+    assert (request.custom, request.choice) == (frozenset("g"), decoded_choice)
+    function, custom = request.tools
+    assert (function.name, custom.name, custom.description) == ("f", "g", "Runs it.")
+    assert custom.parameters is not None and custom.parameters["required"] == ["input"]
+
+
+def test_a_custom_tools_grammar_is_told_to_the_model():
+    grammar = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "[0-9]+"}}
+    tool = {"type": "custom", "custom": {"name": "g", "description": "Adds.", "format": grammar}}
+    (told,) = decoded(tools=[tool])[0].tools
+    assert told.description == "Adds.\n\nThe input must follow this regex grammar:\n[0-9]+"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"tools": [{"type": "custom"}]}, "tools.0.custom"), ({"tools": [CUSTOM, CUSTOM]}, "tools.1.custom.name"),
+        (
+            {"tools": [{"type": "custom", "custom": {"name": "g", "format": {"type": "grammar"}}}]},
+            "tools.0.custom.format.grammar",
+        ),
+        ({"tools": [CUSTOM], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice.function.name"),
+        ({"tools": [CUSTOM], "tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice.custom.name"),
+        ({"tools": [CUSTOM], "tool_choice": {"type": "custom"}}, "tool_choice.custom"),
+        ({"tools": [CUSTOM], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
         ({"tools": 5}, "tools"), ({"tools": [5]}, "tools.0"), ({"tools": [{"type": "function"}]}, "tools.0.function"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type"), ({"tools": [TOOL, TOOL]}, "tools.1.function.name"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
@@ -198,7 +239,7 @@ def test_tool_choice(fields, choice):
         ({"tool_choice": "auto"}, "tool_choice"), ({"tool_choice": NAMED}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice.function.name"),
-        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.type"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function"),
         (
             {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
             "tool_choice.allowed_tools.tools",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from mlx_server_nano.api.fields import only
+from mlx_server_nano.chat.custom import custom_arguments
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
 from mlx_server_nano.types import Message, Role, ToolCall
 
@@ -32,33 +34,41 @@ class Part(Struct):
     refusal: str | None = None
 
 
-class Function(Struct):
+class CalledFunction(Struct):
+    """arguments: JSON text."""
+
     name: str
     arguments: str
 
 
-class WireToolCall(Struct):
+class CalledCustom(Struct):
+    name: str
+    input: str
+
+
+class ChatToolCall(Struct):
     id: str
-    type: str = "function"
-    function: Function | None = None
+    type: Literal["function", "custom"] = "function"
+    function: CalledFunction | None = None
+    custom: CalledCustom | None = None
 
 
-class WireMessage(Struct):
-    """All roles in one; `to_message` says what each of them needs. reasoning_content and reasoning are two names that
-    servers and clients use for the same text."""
+class ChatMessage(Struct):
+    """A message of any role. All but the assistant's need content; a tool's needs `tool_call_id`. reasoning_content and
+    reasoning are two names for the same text."""
 
-    role: str
+    role: Annotated[str, Meta(extra_json_schema={"enum": [*Role]})]
     content: str | list[Part] | None = None
     name: str | None = None
-    tool_calls: list[WireToolCall] | None = None
+    tool_calls: list[ChatToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
-    function_call: Any = None
+    function_call: Annotated[Any, only()] = None
 
 
-def to_message(wire: WireMessage, path: str) -> Message:
+def to_message(wire: ChatMessage, path: str) -> Message:
     """`path` is where the message stands in the body (`messages.0`). Raises InvalidRequestError."""
     role = _role(wire.role, f"{path}.role")
     content = _content(wire.content, role, f"{path}.content")
@@ -81,7 +91,7 @@ def _role(text: str, path: str) -> Role:
         raise InvalidRequestError(f"The role must be one of {', '.join(Role)}.{hint}", param=path) from None
 
 
-def _assistant(wire: WireMessage, content: str | None, path: str) -> Message:
+def _assistant(wire: ChatMessage, content: str | None, path: str) -> Message:
     if wire.function_call is not None:
         raise UnsupportedParameterError(
             "`function_call` is deprecated: use `tool_calls`.", param=f"{path}.function_call"
@@ -94,12 +104,12 @@ def _assistant(wire: WireMessage, content: str | None, path: str) -> Message:
     return Message(role=Role.ASSISTANT, content=content, reasoning=reasoning, tool_calls=calls, name=wire.name)
 
 
-def _tool_call(wire: WireToolCall, path: str) -> ToolCall:
-    if wire.type != "function":
-        raise UnsupportedParameterError("Only calls of type function are supported.", param=f"{path}.type")
-    if wire.function is None:
-        raise InvalidRequestError(f"Missing required field: `{path}.function`.", param=f"{path}.function")
-    return ToolCall(id=wire.id, name=wire.function.name, arguments=wire.function.arguments)
+def _tool_call(wire: ChatToolCall, path: str) -> ToolCall:
+    if wire.type == "function" and wire.function is not None:
+        return ToolCall(id=wire.id, name=wire.function.name, arguments=wire.function.arguments)
+    if wire.type == "custom" and wire.custom is not None:
+        return ToolCall(id=wire.id, name=wire.custom.name, arguments=custom_arguments(wire.custom.input))
+    raise InvalidRequestError(f"Missing required field: `{path}.{wire.type}`.", param=f"{path}.{wire.type}")
 
 
 def _content(content: str | list[Part] | None, role: Role, path: str) -> str | None:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from mlx_server_nano.api.chat_messages import WireMessage, to_message
+from mlx_server_nano.api.chat_messages import ChatMessage, to_message
+from mlx_server_nano.api.fields import NO_EFFECT, RefusedFields, only
 from mlx_server_nano.api.sampling import Effort, PositiveInt, SamplingFields, to_thinking
-from mlx_server_nano.api.tools import MAX_TOOLS, ToolName, WireChoice, WireTool, to_choice, to_tools
+from mlx_server_nano.api.tools import MAX_TOOLS, ChatTool, ChatToolChoice, ToolName, to_choice, to_toolset
 from mlx_server_nano.api.wire import decode_json
-from mlx_server_nano.chat.request import AnswerFormat, ChatRequest
+from mlx_server_nano.chat.request import AnswerFormat, CallMode, ChatRequest
 from mlx_server_nano.config import Settings
-from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
+from mlx_server_nano.errors import InvalidRequestError
+
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 
 
 class StreamOptions(Struct):
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None
+    include_obfuscation: Annotated[bool | None, NO_EFFECT] = None
 
 
 class JsonSchema(Struct):
@@ -35,12 +37,10 @@ class ResponseFormat(Struct):
     json_schema: JsonSchema | None = None
 
 
-class ChatBody(SamplingFields, kw_only=True):
-    """The fields that the server knows. Those typed Any are refused unless they ask for nothing (see `_REFUSED`); those
-    under `For OpenAI's own service` have no meaning here and are accepted."""
+class ChatFields(SamplingFields, kw_only=True):
+    """All of a chat completion but the model."""
 
-    model: Annotated[str, Meta(min_length=1)]
-    messages: Annotated[list[WireMessage], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     max_completion_tokens: PositiveInt | None = None
     max_tokens: PositiveInt | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
@@ -51,29 +51,34 @@ class ChatBody(SamplingFields, kw_only=True):
     reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    tools: Annotated[list[WireTool], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: str | WireChoice | None = None
+    tools: Annotated[list[ChatTool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: CallMode | ChatToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     guided_regex: str | None = None
     guided_grammar: str | None = None
     thinking_budget: Annotated[int, Meta(ge=0)] | None = None
 
-    functions: Any = None
-    function_call: Any = None
-    modalities: Any = None
-    audio: Any = None
-    prediction: Any = None
-    web_search_options: Any = None
+    functions: Annotated[Any, only([])] = None
+    function_call: Annotated[Any, only("none")] = None
+    modalities: Annotated[Any, only(["text"])] = None
+    audio: Annotated[Any, only()] = None
+    prediction: Annotated[Any, only()] = None
+    web_search_options: Annotated[Any, only()] = None
 
-    # For OpenAI's own service.
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
-    prompt_cache_key: str | None = None
-    safety_identifier: str | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
+    user: Annotated[str | None, NO_EFFECT] = None
+    metadata: Annotated[dict[str, Any] | None, NO_EFFECT] = None
+    store: Annotated[bool | None, NO_EFFECT] = None
+    service_tier: Annotated[ServiceTier | None, NO_EFFECT] = None
+    prompt_cache_key: Annotated[str | None, NO_EFFECT] = None
+    safety_identifier: Annotated[str | None, NO_EFFECT] = None
+    verbosity: Annotated[Literal["low", "medium", "high"] | None, NO_EFFECT] = None
+
+
+class ChatBody(ChatFields, kw_only=True):
+    """A chat completion. Every field but `model` and `messages` may be null, which means its default."""
+
+    model: Annotated[str, Meta(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,16 +91,7 @@ class ChatOptions:
 
 
 _DECODER: Final = msgspec.json.Decoder(ChatBody)
-
-# Fields that change the answer in ways the server does not offer, with the values that ask for nothing.
-_REFUSED: Final[dict[str, Callable[[Any], bool]]] = {
-    "functions": lambda value: value == [],
-    "function_call": lambda value: value == "none",
-    "modalities": lambda value: value == ["text"],
-    "audio": lambda value: False,
-    "prediction": lambda value: False,
-    "web_search_options": lambda value: False,
-}
+_REFUSED: Final = RefusedFields(ChatFields)
 
 # Arguments that rendering a chat template sets itself.
 _RESERVED_KWARGS: Final = frozenset(
@@ -106,13 +102,21 @@ _RESERVED_KWARGS: Final = frozenset(
 def decode(body: bytes, settings: Settings) -> tuple[ChatRequest, ChatOptions]:
     """Raises InvalidRequestError; `param` is the path of the field at fault."""
     wire = decode_json(_DECODER, body)
+    include_usage = wire.stream_options is not None and bool(wire.stream_options.include_usage)
+    options = ChatOptions(model=wire.model, stream=bool(wire.stream), include_usage=include_usage)
+    return to_request(wire, settings), options
+
+
+def to_request(wire: ChatFields, settings: Settings) -> ChatRequest:
+    """Raises as `decode`."""
     _check_combinations(wire)
     limit = wire.max_tokens if wire.max_completion_tokens is None else wire.max_completion_tokens
-    tools = to_tools(wire.tools)
-    request = ChatRequest(
+    toolset = to_toolset(wire.tools)
+    return ChatRequest(
         messages=tuple(to_message(message, f"messages.{i}") for i, message in enumerate(wire.messages)),
-        tools=tools,
-        choice=to_choice(wire.tool_choice, tools, parallel=wire.parallel_tool_calls is not False),
+        tools=toolset.tools,
+        custom=toolset.custom,
+        choice=to_choice(wire.tool_choice, toolset, parallel=wire.parallel_tool_calls is not False),
         answer=_answer_format(wire),
         thinking=to_thinking(wire.reasoning_effort, wire.thinking_budget),
         template_kwargs=_template_kwargs(wire),
@@ -122,11 +126,9 @@ def decode(body: bytes, settings: Settings) -> tuple[ChatRequest, ChatOptions]:
         n=wire.n or 1,
         logprobs=(wire.top_logprobs or 0) if wire.logprobs else None,
     )
-    include_usage = wire.stream_options is not None and bool(wire.stream_options.include_usage)
-    return request, ChatOptions(model=wire.model, stream=bool(wire.stream), include_usage=include_usage)
 
 
-def _answer_format(wire: ChatBody) -> AnswerFormat | None:
+def _answer_format(wire: ChatFields) -> AnswerFormat | None:
     asked = wire.response_format
     wanted = [name for name in ("guided_regex", "guided_grammar") if getattr(wire, name) is not None]
     if asked is not None and asked.type != "text":
@@ -144,18 +146,15 @@ def _answer_format(wire: ChatBody) -> AnswerFormat | None:
     return AnswerFormat(schema=asked.json_schema.schema or {})
 
 
-def _check_combinations(wire: ChatBody) -> None:
-    for name, asks_for_nothing in _REFUSED.items():
-        value = getattr(wire, name)
-        if value is not None and not asks_for_nothing(value):
-            raise UnsupportedParameterError(f"`{name}` is not supported by this server.", param=name)
+def _check_combinations(wire: ChatFields) -> None:
+    _REFUSED.check(wire)
     if wire.stream_options is not None and not wire.stream:
         raise InvalidRequestError("`stream_options` is only allowed when `stream` is true.", param="stream_options")
     if wire.top_logprobs is not None and not wire.logprobs:
         raise InvalidRequestError("`top_logprobs` is only allowed when `logprobs` is true.", param="top_logprobs")
 
 
-def _template_kwargs(wire: ChatBody) -> dict[str, Any]:
+def _template_kwargs(wire: ChatFields) -> dict[str, Any]:
     given = wire.chat_template_kwargs or {}
     if reserved := _RESERVED_KWARGS & given.keys():
         name = min(reserved)

@@ -7,16 +7,18 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
 from mlx_server_nano import __version__
+from mlx_server_nano.api.chat_messages import CalledCustom, CalledFunction
 from mlx_server_nano.api.envelope import openai_error
-from mlx_server_nano.api.logprobs import to_openai
+from mlx_server_nano.api.logprobs import ChatTokenLogprob, to_openai
 from mlx_server_nano.api.reader import Reader
 from mlx_server_nano.api.sse import COMMENT
-from mlx_server_nano.api.usage import to_openai_usage
+from mlx_server_nano.api.usage import CompletionUsage, to_openai_usage
 from mlx_server_nano.chat.answer import Piece
 from mlx_server_nano.chat.deltas import CallArguments, CallStart, ContentDelta, Delta, ReasoningDelta
 from mlx_server_nano.chat.request import ChatRequest
@@ -27,24 +29,71 @@ from mlx_server_nano.types import FinishReason, TokenLogprob
 _encode: Final = msgspec.json.encode
 
 
-def _head(kind: str, model: str) -> dict[str, object]:
+# A call's kind and its text's name, on the wire.
+_FUNCTION: Final = (b"function", b"arguments")
+_CUSTOM: Final = (b"custom", b"input")
+
+
+class FunctionToolCall(Struct, tag_field="type", tag="function"):
+    id: str
+    function: CalledFunction
+
+
+class CustomToolCall(Struct, tag_field="type", tag="custom"):
+    id: str
+    custom: CalledCustom
+
+
+class AnswerMessage(Struct, tag_field="role", tag="assistant"):
+    """`content` is null only beside calls."""
+
+    content: str | None
+    refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[FunctionToolCall | CustomToolCall] | UnsetType = UNSET
+
+
+class ChoiceLogprobs(Struct):
+    content: list[ChatTokenLogprob]
+    refusal: None = None
+
+
+class ChatChoice(Struct):
+    index: int
+    message: AnswerMessage
+    logprobs: ChoiceLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
+    """created: in Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: CompletionUsage
+
+
+def _head(model: str) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{secrets.token_hex(16)}",
-        "object": kind,
         "created": int(time.time()),
         "model": model,
         "system_fingerprint": f"fp_{__version__}",
     }
 
 
-def _logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, object]:
-    return {"content": [to_openai(logprob) for logprob in logprobs], "refusal": None}
+def _logprobs(logprobs: Sequence[TokenLogprob]) -> ChoiceLogprobs:
+    return ChoiceLogprobs([to_openai(logprob) for logprob in logprobs])
 
 
 class _Choice:
     """What one choice has said so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, custom: frozenset[str]) -> None:
+        self._custom = custom
         self.content: list[str] = []
         self.reasoning: list[str] = []
         self.calls: list[_Call] = []
@@ -64,16 +113,13 @@ class _Choice:
             elif isinstance(delta, CallArguments):
                 self.calls[delta.index].arguments.append(delta.fragment)
 
-    def message(self) -> dict[str, object]:
-        """Content is null only beside calls."""
+    def message(self) -> AnswerMessage:
         content = "".join(self.content)
-        message: dict[str, object] = {"role": "assistant", "content": content or (None if self.calls else "")}
-        message["refusal"] = None
-        if self.reasoning:
-            message["reasoning_content"] = "".join(self.reasoning)
-        if self.calls:
-            message["tool_calls"] = [call.to_wire() for call in self.calls]
-        return message
+        return AnswerMessage(
+            content=content or (None if self.calls else ""),
+            reasoning_content="".join(self.reasoning) if self.reasoning else UNSET,
+            tool_calls=[call.to_wire(call.name in self._custom) for call in self.calls] if self.calls else UNSET,
+        )
 
 
 class _Call:
@@ -82,9 +128,11 @@ class _Call:
         self.name = name
         self.arguments: list[str] = []
 
-    def to_wire(self) -> dict[str, object]:
-        function = {"name": self.name, "arguments": "".join(self.arguments)}
-        return {"id": self.id, "type": "function", "function": function}
+    def to_wire(self, custom: bool) -> FunctionToolCall | CustomToolCall:
+        given = "".join(self.arguments)
+        if custom:
+            return CustomToolCall(self.id, CalledCustom(self.name, given))
+        return FunctionToolCall(self.id, CalledFunction(self.name, given))
 
 
 class ChatAnswer(Reader):
@@ -92,8 +140,8 @@ class ChatAnswer(Reader):
 
     def __init__(self, model: str, chat: ChatRequest) -> None:
         super().__init__(chat)
-        self._head = _head("chat.completion", model)
-        self._choices = [_Choice() for _ in range(chat.n)]
+        self._model = model
+        self._choices = [_Choice(chat.custom) for _ in range(chat.n)]
         self._with_logprobs = chat.logprobs is not None
 
     def feed(self, events: Sequence[Event]) -> None:
@@ -102,15 +150,15 @@ class ChatAnswer(Reader):
 
     def body(self) -> bytes:
         choices = [
-            {
-                "index": index,
-                "message": choice.message(),
-                "logprobs": _logprobs(choice.logprobs) if self._with_logprobs else None,
-                "finish_reason": choice.finish,
-            }
+            ChatChoice(
+                index=index,
+                message=choice.message(),
+                logprobs=_logprobs(choice.logprobs) if self._with_logprobs else None,
+                finish_reason=choice.finish,
+            )
             for index, choice in enumerate(self._choices)
         ]
-        return _encode({**self._head, "choices": choices, "usage": to_openai_usage(self.usage)})
+        return _encode(ChatCompletion(**_head(self._model), choices=choices, usage=to_openai_usage(self.usage)))
 
 
 class ChatStream(Reader):
@@ -124,10 +172,12 @@ class ChatStream(Reader):
 
     def __init__(self, model: str, chat: ChatRequest, *, include_usage: bool) -> None:
         super().__init__(chat)
-        self._start = b"data: " + _encode(_head("chat.completion.chunk", model)).removesuffix(b"}") + b',"choices":['
+        head = {"object": "chat.completion.chunk", **_head(model)}
+        self._start = b"data: " + _encode(head).removesuffix(b"}") + b',"choices":['
         self._starts = [b'%b{"index":%d,"delta":' % (self._start, index) for index in range(chat.n)]
         self._end = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._silent = set(range(chat.n))
+        self._kinds = [_FUNCTION] * chat.n  # of each choice's open call
         self._with_logprobs = chat.logprobs is not None
         self._include_usage = include_usage
 
@@ -153,7 +203,7 @@ class ChatStream(Reader):
             chunks.append(self._chunk(choice, b'{"role":"assistant","content":"","refusal":null}'))
         logprobs = _encode(_logprobs(piece.logprobs)) if self._with_logprobs and piece.logprobs else b"null"
         for delta in piece.deltas:
-            if (encoded := _delta(delta)) is not None:
+            if (encoded := self._delta(choice, delta)) is not None:
                 chunks.append(self._chunk(choice, encoded, logprobs))
                 logprobs = b"null"
         if logprobs != b"null":
@@ -171,18 +221,22 @@ class ChatStream(Reader):
             self._end,
         )
 
-
-def _delta(delta: Delta) -> bytes | None:
-    if isinstance(delta, ContentDelta):
-        return b'{"content":%b}' % _encode(delta.text)
-    if isinstance(delta, ReasoningDelta):
-        return b'{"reasoning_content":%b}' % _encode(delta.text)
-    if isinstance(delta, CallArguments):
-        return b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (delta.index, _encode(delta.fragment))
-    if isinstance(delta, CallStart):
-        return b'{"tool_calls":[{"index":%d,"id":%b,"type":"function","function":{"name":%b,"arguments":""}}]}' % (
-            delta.index,
-            _encode(delta.id),
-            _encode(delta.name),
-        )
-    return None
+    def _delta(self, choice: int, delta: Delta) -> bytes | None:
+        if isinstance(delta, ContentDelta):
+            return b'{"content":%b}' % _encode(delta.text)
+        if isinstance(delta, ReasoningDelta):
+            return b'{"reasoning_content":%b}' % _encode(delta.text)
+        if isinstance(delta, CallArguments):
+            kind, given = self._kinds[choice]
+            return b'{"tool_calls":[{"index":%d,"%b":{"%b":%b}}]}' % (delta.index, kind, given, _encode(delta.fragment))
+        if isinstance(delta, CallStart):
+            kind, given = self._kinds[choice] = _CUSTOM if delta.name in self.chat.custom else _FUNCTION
+            return b'{"tool_calls":[{"index":%d,"id":%b,"type":"%b","%b":{"name":%b,"%b":""}}]}' % (
+                delta.index,
+                _encode(delta.id),
+                kind,
+                kind,
+                _encode(delta.name),
+                given,
+            )
+        return None

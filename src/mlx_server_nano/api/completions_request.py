@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from mlx_server_nano.api.chat_request import StreamOptions
 from mlx_server_nano.api.completions_infill import infill_for
+from mlx_server_nano.api.fields import NO_EFFECT
 from mlx_server_nano.api.inputs import Inputs, to_prompts
 from mlx_server_nano.api.sampling import SamplingFields
 from mlx_server_nano.api.wire import decode_json
@@ -20,7 +21,7 @@ _DEFAULT_MAX_TOKENS: Final = 16
 
 
 class CompletionBody(SamplingFields, kw_only=True):
-    """The fields that the server knows. `user` has no meaning here."""
+    """A completion of raw text. Every field but `model` and `prompt` may be null, which means its default."""
 
     model: Annotated[str, Meta(min_length=1)]
     prompt: Inputs | None
@@ -32,7 +33,7 @@ class CompletionBody(SamplingFields, kw_only=True):
     suffix: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
+    user: Annotated[str | None, NO_EFFECT] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from mlx_server_nano import __version__
 from mlx_server_nano.api.completions_logprobs import LegacyLogprobs, LogprobWriter
 from mlx_server_nano.api.completions_request import CompletionRequest
 from mlx_server_nano.api.envelope import openai_error
 from mlx_server_nano.api.sse import COMMENT
-from mlx_server_nano.api.usage import to_openai_usage
+from mlx_server_nano.api.usage import CompletionUsage, to_openai_usage
 from mlx_server_nano.chat.answer import Usage
 from mlx_server_nano.errors import ServerError
 from mlx_server_nano.protocol import Delta, Echo, Event, Started
@@ -26,18 +27,31 @@ if TYPE_CHECKING:
 _encode: Final = msgspec.json.encode
 
 
-def _head(model: str) -> dict[str, object]:
+class CompletionChoice(Struct):
+    index: int
+    text: str
+    logprobs: LegacyLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class Completion(Struct, tag_field="object", tag="text_completion"):
+    """created: in Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: CompletionUsage
+
+
+def _head(model: str) -> dict[str, Any]:
     return {
         "id": f"cmpl-{secrets.token_hex(16)}",
-        "object": "text_completion",
         "created": int(time.time()),
         "model": model,
         "system_fingerprint": f"fp_{__version__}",
     }
-
-
-def _choice(index: int, text: str, logprobs: LegacyLogprobs | None, finish: FinishReason | None) -> dict[str, object]:
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
 class _Reader:
@@ -114,7 +128,7 @@ class CompletionAnswer(_Reader):
                 candidates = sorted(candidates, key=lambda candidate: -candidate.likelihood)
             chosen += candidates[: asked.n]
         choices = [
-            _choice(
+            CompletionChoice(
                 index,
                 "".join(candidate.text),
                 candidate.written_logprobs() if asked.logprobs is not None else None,
@@ -122,7 +136,7 @@ class CompletionAnswer(_Reader):
             )
             for index, candidate in enumerate(chosen)
         ]
-        return _encode({**_head(asked.model), "choices": choices, "usage": to_openai_usage(self._usage)})
+        return _encode(Completion(**_head(asked.model), choices=choices, usage=to_openai_usage(self._usage)))
 
 
 class CompletionStream(_Reader):
@@ -133,7 +147,8 @@ class CompletionStream(_Reader):
 
     def __init__(self, asked: CompletionRequest) -> None:
         super().__init__(asked)
-        self._start = b"data: " + _encode(_head(asked.model)).removesuffix(b"}") + b',"choices":['
+        head = {"object": "text_completion", **_head(asked.model)}
+        self._start = b"data: " + _encode(head).removesuffix(b"}") + b',"choices":['
         self._end = b'],"usage":null}\n\n' if asked.include_usage else b"]}\n\n"
         self._writers = [LogprobWriter() for _ in range(asked.choices)] if asked.logprobs is not None else None
 
@@ -143,11 +158,11 @@ class CompletionStream(_Reader):
             self._count(event)
             if isinstance(event, Delta):
                 logprobs = self._writers[event.choice].write(event.logprobs) if self._writers is not None else None
-                chunks.append(self._chunk(_choice(event.choice, event.text, logprobs, event.finish)))
+                chunks.append(self._chunk(CompletionChoice(event.choice, event.text, logprobs, event.finish)))
             elif isinstance(event, Echo):
                 for choice in range(event.first_choice, event.first_choice + self._asked.n):
                     logprobs = self._writers[choice].echo(event) if self._writers is not None else None
-                    chunks.append(self._chunk(_choice(choice, event.text, logprobs, None)))
+                    chunks.append(self._chunk(CompletionChoice(choice, event.text, logprobs, None)))
         return b"".join(chunks)
 
     def end(self) -> bytes:
@@ -159,5 +174,5 @@ class CompletionStream(_Reader):
         """OpenAI's clients raise on an `error` key; no [DONE] follows."""
         return b"data: %b\n\n" % openai_error(error)
 
-    def _chunk(self, choice: dict[str, object]) -> bytes:
+    def _chunk(self, choice: CompletionChoice) -> bytes:
         return b"%b%b%b" % (self._start, _encode(choice), self._end)

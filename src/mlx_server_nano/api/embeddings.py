@@ -5,12 +5,13 @@ from __future__ import annotations
 import array
 import base64
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from mlx_server_nano.api.fields import NO_EFFECT
 from mlx_server_nano.api.inputs import Inputs, to_prompts
 from mlx_server_nano.api.run import AnswerJob
 from mlx_server_nano.api.wire import UnknownFields, decode_json
@@ -23,13 +24,31 @@ if TYPE_CHECKING:
 
 
 class EmbeddingBody(Struct, kw_only=True):
-    """dimensions: the first so many, at length 1. `user` has no meaning here."""
+    """Texts to be embedded. dimensions: the first so many, brought back to length 1."""
 
     model: Annotated[str, Meta(min_length=1)]
     input: Inputs
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
-    user: str | None = None
+    user: Annotated[str | None, NO_EFFECT] = None
+
+
+class Embedding(Struct, tag_field="object", tag="embedding"):
+    """embedding: numbers, or base64 of little-endian float32, as was asked for."""
+
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Struct, tag_field="object", tag="list"):
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
 
 
 _DECODER: Final = msgspec.json.Decoder(EmbeddingBody)
@@ -58,7 +77,7 @@ class EmbeddingAnswer:
     def __init__(self, model: str, question: Embed, *, in_base64: bool) -> None:
         self._model = model
         self._question = question
-        self._show = _base64 if in_base64 else _floats
+        self._show: Callable[[bytes], list[float] | str] = _base64 if in_base64 else _floats
         self._vectors: tuple[bytes, ...] = ()
         self._tokens = 0
 
@@ -71,12 +90,9 @@ class EmbeddingAnswer:
                 self._vectors, self._tokens = event.vectors, event.tokens
 
     def body(self) -> bytes:
-        data = [
-            {"object": "embedding", "index": index, "embedding": self._show(vector)}
-            for index, vector in enumerate(self._vectors)
-        ]
-        usage = {"prompt_tokens": self._tokens, "total_tokens": self._tokens}
-        return msgspec.json.encode({"object": "list", "data": data, "model": self._model, "usage": usage})
+        data = [Embedding(index, self._show(vector)) for index, vector in enumerate(self._vectors)]
+        usage = EmbeddingUsage(self._tokens, self._tokens)
+        return msgspec.json.encode(EmbeddingList(data=data, model=self._model, usage=usage))
 
 
 def _base64(vector: bytes) -> str:

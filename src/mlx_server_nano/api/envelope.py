@@ -6,6 +6,7 @@ import logging
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from mlx_server_nano.errors import ContextLengthError, ServerError, UnavailableError
 
@@ -24,16 +25,36 @@ _ANTHROPIC_TYPES: Final = {
 }
 
 
+class OpenAIErrorBody(Struct):
+    """param: the request's field at fault, as a path (`messages.0.role`)."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(Struct):
+    error: OpenAIErrorBody
+
+
+class AnthropicErrorBody(Struct):
+    type: str
+    message: str
+
+
+class AnthropicError(Struct, tag_field="type", tag="error"):
+    error: AnthropicErrorBody
+    request_id: str | None
+
+
 def openai_error(error: ServerError) -> bytes:
-    """OpenAI's envelope: `{"error": {"message", "type", "param", "code"}}`, all four keys always there."""
-    return msgspec.json.encode(
-        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
-    )
+    """OpenAI's envelope, all of its keys always there."""
+    return msgspec.json.encode(OpenAIError(OpenAIErrorBody(error.message, error.type, error.param, error.code)))
 
 
 def anthropic_error(error: ServerError, request_id: str | None = None) -> bytes:
-    """Anthropic's envelope: `{"type": "error", "error": {"type", "message"}, "request_id"}`. The field at fault is named in
-    the message."""
+    """Anthropic's envelope. The field at fault is named in the message."""
     status = anthropic_status(error)
     kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     message = error.message
@@ -41,7 +62,7 @@ def anthropic_error(error: ServerError, request_id: str | None = None) -> bytes:
         message = f"prompt is too long: {message}"  # by these words Claude Code knows that it must compact
     elif error.param is not None and error.param not in message:
         message = f"{error.param}: {message}"
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id})
+    return msgspec.json.encode(AnthropicError(AnthropicErrorBody(kind, message), request_id))
 
 
 def anthropic_status(error: ServerError) -> int:

@@ -12,7 +12,19 @@ from mlx_server_nano.types import TextPrompt, TokenPrompt
 
 MAX_INPUTS: Final = 2048
 
-Inputs = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]
+# What `to_prompts` checks, in the words of JSON Schema.
+_ALIKE: Final = Meta(
+    min_length=1,
+    extra_json_schema={
+        "anyOf": [
+            {"items": {"type": "string"}, "maxItems": MAX_INPUTS},
+            {"items": {"type": "integer"}},
+            {"items": {"type": "array", "minItems": 1}, "maxItems": MAX_INPUTS},
+        ]
+    },
+)
+
+Inputs = str | Annotated[list[str | TokenId | list[TokenId]], _ALIKE]
 
 T = TypeVar("T")
 

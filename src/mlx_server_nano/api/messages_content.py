@@ -34,7 +34,7 @@ class Block(Struct):
     is_error: bool | None = None
 
 
-class WireMessage(Struct):
+class MessageParam(Struct):
     role: Literal["user", "assistant", "system"]
     content: str | list[Block]
 
@@ -45,7 +45,7 @@ T = TypeVar("T")
 _Placed = tuple[str, Block]
 
 
-def to_messages(system: str | list[Block] | None, wire: Sequence[WireMessage]) -> tuple[Message, ...]:
+def to_messages(system: str | list[Block] | None, wire: Sequence[MessageParam]) -> tuple[Message, ...]:
     """Neighbours of one role become one turn, and a user's turn as many messages as it has tool results and texts between
     them. Raises InvalidRequestError."""
     if wire[-1].role == "assistant":

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from mlx_server_nano.api.messages_content import Block, WireMessage, to_messages
-from mlx_server_nano.api.messages_tools import WireChoice, WireTool, to_choice, to_tools
+from mlx_server_nano.api.fields import NO_EFFECT, RefusedFields, only
+from mlx_server_nano.api.messages_content import Block, MessageParam, to_messages
+from mlx_server_nano.api.messages_tools import ToolChoiceParam, ToolParam, to_choice, to_tools
 from mlx_server_nano.api.sampling import PositiveInt, Probability, StopText
 from mlx_server_nano.api.tools import MAX_TOOLS
 from mlx_server_nano.api.wire import decode_json
 from mlx_server_nano.chat.request import AnswerFormat, ChatRequest, Thinking
-from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
+from mlx_server_nano.errors import InvalidRequestError
 from mlx_server_nano.types import Sampling
 
 
@@ -36,33 +37,33 @@ class OutputConfig(Struct):
 
 
 class PromptBody(Struct, kw_only=True):
-    """The fields that make the prompt. The fields under `For Anthropic's own service` have no meaning here and are accepted,
-    as `cache_control` is wherever it stands: prompts are cached anyway."""
+    """What makes a prompt. `cache_control` is accepted wherever it stands: prompts are cached anyway."""
 
     model: Annotated[str, Meta(min_length=1)]
-    messages: Annotated[list[WireMessage], Meta(min_length=1)]
+    messages: Annotated[list[MessageParam], Meta(min_length=1)]
     system: str | list[Block] | None = None
-    tools: Annotated[list[WireTool], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: WireChoice | None = None
+    tools: Annotated[list[ToolParam], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoiceParam | None = None
     thinking: WireThinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
 
-    container: Any = None
-    mcp_servers: Any = None
+    container: Annotated[Any, only({})] = None
+    mcp_servers: Annotated[Any, only([])] = None
 
-    # For Anthropic's own service.
-    betas: Any = None
-    cache_control: Any = None
-    context_management: Any = None
-    diagnostics: Any = None
-    inference_geo: Any = None
-    metadata: Any = None
-    service_tier: Any = None
-    speed: Any = None
+    betas: Annotated[Any, NO_EFFECT] = None
+    cache_control: Annotated[Any, NO_EFFECT] = None
+    context_management: Annotated[Any, NO_EFFECT] = None
+    diagnostics: Annotated[Any, NO_EFFECT] = None
+    inference_geo: Annotated[Any, NO_EFFECT] = None
+    metadata: Annotated[Any, NO_EFFECT] = None
+    service_tier: Annotated[Any, NO_EFFECT] = None
+    speed: Annotated[Any, NO_EFFECT] = None
 
 
 class MessagesBody(PromptBody, kw_only=True):
+    """A message to be answered."""
+
     max_tokens: PositiveInt
     temperature: Probability | None = None
     top_p: Probability | None = None
@@ -73,6 +74,7 @@ class MessagesBody(PromptBody, kw_only=True):
 
 _MESSAGES: Final = msgspec.json.Decoder(MessagesBody)
 _PROMPT: Final = msgspec.json.Decoder(PromptBody)
+_REFUSED: Final = RefusedFields(PromptBody)
 
 
 def decode(body: bytes) -> tuple[ChatRequest, MessagesBody]:
@@ -89,9 +91,7 @@ def decode_prompt(body: bytes) -> tuple[ChatRequest, PromptBody]:
 
 
 def _request(wire: PromptBody, max_tokens: int, sampling: Sampling, stop: tuple[str, ...]) -> ChatRequest:
-    for name in ("container", "mcp_servers"):
-        if getattr(wire, name):
-            raise UnsupportedParameterError(f"`{name}` is not supported by this server.", param=name)
+    _REFUSED.check(wire)
     tools = to_tools(wire.tools)
     output = wire.output_config or OutputConfig()
     answer = output.format or wire.output_format

@@ -8,9 +8,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta, Raw, Struct
 
 from mlx_server_nano.api.envelope import anthropic_error
 from mlx_server_nano.api.messages_thinking import sign
@@ -39,32 +40,78 @@ class StopReason(StrEnum):
     CONTEXT_FULL = "model_context_window_exceeded"
 
 
-class _Block:
-    """A content block of the answer, and what was said in it so far."""
+class TextBlock(Struct, tag_field="type", tag="text"):
+    text: str
 
-    def __init__(self, kind: BlockKind, **fields: str) -> None:
+
+class ThinkingBlock(Struct, tag_field="type", tag="thinking"):
+    thinking: str
+    signature: str
+
+
+class ToolUseBlock(Struct, tag_field="type", tag="tool_use"):
+    id: str
+    name: str
+    input: Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
+
+
+class OutputTokensDetails(Struct):
+    thinking_tokens: int
+
+
+class MessageUsage(Struct):
+    """`input_tokens` are those that came from no cache. Tokens are not counted as written to one: that is a price, not work."""
+
+    input_tokens: int
+    cache_read_input_tokens: int
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    cache_creation_input_tokens: int = 0
+
+
+class Message(Struct, tag_field="type", tag="message"):
+    """stop_sequence: the one that ended the message, if one did."""
+
+    id: str
+    model: str
+    content: list[TextBlock | ThinkingBlock | ToolUseBlock]
+    stop_reason: StopReason | None
+    stop_sequence: str | None
+    usage: MessageUsage
+    role: Literal["assistant"] = "assistant"
+
+
+class MessageTokensCount(Struct):
+    input_tokens: int
+
+
+class _Block:
+    """A content block of the answer, and what was said in it so far. A call has an id and a name."""
+
+    def __init__(self, kind: BlockKind, id: str = "", name: str = "") -> None:
         self.kind = kind
-        self._head: dict[str, object] = {"type": kind, **fields}
+        self._id = id
+        self._name = name
         self.parts: list[str] = []
 
-    def to_wire(self, *, with_thinking: bool) -> dict[str, object]:
+    def to_wire(self, *, with_thinking: bool) -> TextBlock | ThinkingBlock | ToolUseBlock:
         said = "".join(self.parts)
         if self.kind is BlockKind.TEXT:
-            return {**self._head, "text": said}
+            return TextBlock(said)
         if self.kind is BlockKind.TOOL_USE:
-            return {**self._head, "input": _input(said)}
-        return {**self._head, "thinking": said if with_thinking else "", "signature": sign(said) if said else ""}
+            return ToolUseBlock(self._id, self._name, _input(said))
+        return ThinkingBlock(said if with_thinking else "", sign(said) if said else "")
 
 
-def _input(arguments: str) -> msgspec.Raw:
+def _input(arguments: str) -> Raw:
     """The arguments as they were generated. What is no JSON object, cut short by the token limit for one, is wrapped as
     Anthropic's documentation wraps it."""
     text = arguments.encode() or b"{}"
     try:
         msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, RecursionError):
-        return msgspec.Raw(_encode({"INVALID_JSON": arguments}))
-    return msgspec.Raw(text)
+        return Raw(_encode({"INVALID_JSON": arguments}))
+    return Raw(text)
 
 
 def _call_id(call_id: str) -> str:
@@ -134,7 +181,7 @@ class _Message(Reader):
 
     def _closed(self, block: _Block) -> None: ...
 
-    def _stop(self) -> dict[str, object]:
+    def _stop(self) -> dict[str, Any]:
         """Why the answer ended; nulls until it has."""
         if self._last.finish is None:
             return {"stop_reason": None, "stop_sequence": None}
@@ -142,16 +189,8 @@ class _Message(Reader):
         stop = self._last.stop if reason is StopReason.STOP_SEQUENCE else None
         return {"stop_reason": reason, "stop_sequence": stop}
 
-    def _message(self, content: list[dict[str, object]]) -> dict[str, object]:
-        return {
-            "id": self._id,
-            "type": "message",
-            "role": "assistant",
-            "model": self._model,
-            "content": content,
-            **self._stop(),
-            "usage": _usage(self.usage),
-        }
+    def _message(self, content: list[TextBlock | ThinkingBlock | ToolUseBlock]) -> Message:
+        return Message(id=self._id, model=self._model, content=content, usage=_usage(self.usage), **self._stop())
 
 
 class MessageAnswer(_Message):
@@ -232,15 +271,13 @@ class TokenCount(Reader):
         self.pieces(events)
 
     def body(self) -> bytes:
-        return _encode({"input_tokens": self.usage.prompt})
+        return _encode(MessageTokensCount(self.usage.prompt))
 
 
-def _usage(usage: Usage) -> dict[str, object]:
-    """`input_tokens` are those that came from no cache. Tokens are not counted as written to one: that is a price, not work."""
-    return {
-        "input_tokens": usage.prompt - usage.cached,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": usage.cached,
-        "output_tokens": usage.completion,
-        "output_tokens_details": {"thinking_tokens": usage.reasoning},
-    }
+def _usage(usage: Usage) -> MessageUsage:
+    return MessageUsage(
+        input_tokens=usage.prompt - usage.cached,
+        cache_read_input_tokens=usage.cached,
+        output_tokens=usage.completion,
+        output_tokens_details=OutputTokensDetails(usage.reasoning),
+    )

@@ -16,7 +16,7 @@ _SEARCH: Final = "tool_search_tool_"
 _MODES: Final = {"auto": CallMode.AUTO, "any": CallMode.REQUIRED, "tool": CallMode.REQUIRED, "none": CallMode.NONE}
 
 
-class WireTool(Struct):
+class ToolParam(Struct):
     """`type` names a tool of Anthropic's; it is absent or `custom` for the client's own."""
 
     name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$")] | None = None
@@ -26,13 +26,13 @@ class WireTool(Struct):
     strict: bool | None = None
 
 
-class WireChoice(Struct):
+class ToolChoiceParam(Struct):
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
 
-def to_tools(wire: list[WireTool] | None) -> tuple[Tool, ...]:
+def to_tools(wire: list[ToolParam] | None) -> tuple[Tool, ...]:
     """Raises InvalidRequestError for a tool without name or schema and for names that come twice, UnsupportedParameterError
     for Anthropic's own tools."""
     tools: dict[str, Tool] = {}
@@ -57,7 +57,7 @@ def to_tools(wire: list[WireTool] | None) -> tuple[Tool, ...]:
     return tuple(tools.values())
 
 
-def to_choice(wire: WireChoice | None, tools: tuple[Tool, ...]) -> ToolChoice:
+def to_choice(wire: ToolChoiceParam | None, tools: tuple[Tool, ...]) -> ToolChoice:
     """Raises InvalidRequestError for a forced choice without tools and for an unknown tool."""
     if wire is None:
         return ToolChoice()

@@ -6,6 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -16,6 +18,19 @@ from mlx_server_nano.models.names import ModelKind, ModelRef
 if TYPE_CHECKING:
     from mlx_server_nano.models.catalog import Catalog
     from mlx_server_nano.models.manager import Manager
+
+
+class Model(Struct, tag_field="object", tag="model"):
+    """created: in Unix seconds. alias_of: what an alias stands for."""
+
+    id: str
+    created: int
+    owned_by: str
+    alias_of: str | UnsetType = UNSET
+
+
+class ModelList(Struct, tag_field="object", tag="list"):
+    data: list[Model]
 
 
 class ModelEndpoints:
@@ -34,29 +49,26 @@ class ModelEndpoints:
                 # The catalog lists all but the folders that clients name.
                 local = ModelRef(status.id, ModelKind.LOCAL, None)
                 models[status.id] = _to_wire(AvailableModel(local, int(status.loaded_since)))
-        await _json({"object": "list", "data": list(models.values())})(scope, receive, send)
+        await _json(ModelList(data=list(models.values())))(scope, receive, send)
 
     async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Any name that a request may use will do. Raises ModelNotFoundError."""
         model = await asyncio.to_thread(self._find, scope["path_params"]["name"])
         await _json(model)(scope, receive, send)
 
-    def _find(self, name: str) -> dict[str, object]:
+    def _find(self, name: str) -> Model:
         try:
             return _to_wire(self._catalog.find(name))
         except (ModelNotFoundError, UnsupportedModelError) as error:
             raise ModelNotFoundError(error.message, param="model") from None
 
 
-def _json(value: object) -> Response:
+def _json(value: Struct) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-def _to_wire(model: AvailableModel) -> dict[str, object]:
-    """OpenAI's Model, and for an alias what it stands for."""
+def _to_wire(model: AvailableModel) -> Model:
     ref = model.ref
     owner = ref.id.partition("/")[0] if ref.kind is ModelKind.HUB else ref.kind.value
-    wire: dict[str, object] = {"object": "model", "created": model.created, "owned_by": owner}
-    if model.alias is None:
-        return {"id": ref.id, **wire}
-    return {"id": model.alias, **wire, "alias_of": ref.id}
+    wire = Model(id=ref.id, created=model.created, owned_by=owner)
+    return wire if model.alias is None else replace(wire, id=model.alias, alias_of=ref.id)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from mlx_server_nano.api.gate import Gate
+from mlx_server_nano.api.responses_items import Item
 from mlx_server_nano.api.responses_request import ResponseBody, decode
 from mlx_server_nano.api.responses_response import PromptTokens, ResponseAnswer, ResponseStream
 from mlx_server_nano.api.responses_store import ResponseStore, Stored
@@ -61,6 +63,18 @@ class ResponsesDialect:
         return AnswerJob(options.model, PromptTokens(chat), prompt_only=True)
 
 
+class DeletedResponse(Struct, tag_field="object", tag="response"):
+    id: str
+    deleted: bool = True
+
+
+class ItemList(Struct, tag_field="object", tag="list"):
+    data: list[Item]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
 class KeptResponses:
     """All raise NotFoundError for a response that is not kept (any more)."""
 
@@ -80,8 +94,7 @@ class KeptResponses:
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         response_id = self._find(scope).id
         self._store.delete(response_id)
-        body = {"id": response_id, "object": "response", "deleted": True}
-        await _json(msgspec.json.encode(body))(scope, receive, send)
+        await _json(msgspec.json.encode(DeletedResponse(response_id)))(scope, receive, send)
 
     async def cancel(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises InvalidRequestError: there are no background responses."""
@@ -105,13 +118,12 @@ class KeptResponses:
         if not limit.isdecimal() or not 1 <= int(limit) <= 100:
             raise InvalidRequestError("`limit` must be from 1 to 100.", param="limit")
         page = items[: int(limit)]
-        body = {
-            "object": "list",
-            "data": page,
-            "first_id": page[0].id if page else None,
-            "last_id": page[-1].id if page else None,
-            "has_more": len(items) > len(page),
-        }
+        body = ItemList(
+            data=page,
+            first_id=page[0].id if page else None,
+            last_id=page[-1].id if page else None,
+            has_more=len(items) > len(page),
+        )
         await _json(msgspec.json.encode(body))(scope, receive, send)
 
 

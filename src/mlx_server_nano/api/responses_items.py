@@ -12,10 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from mlx_server_nano.api.chat_messages import Part, join_parts
+from mlx_server_nano.chat.custom import custom_arguments
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
 from mlx_server_nano.types import Message, Role, ToolCall
-
-CUSTOM_INPUT: Final = "input"  # the one parameter of the function that stands for a custom tool
 
 _SEALED: Final = "mlx-server-nano:"
 _PREFIXES: Final = {
@@ -114,8 +113,7 @@ class Conversation:
         elif item.type == "function_call":
             self._call(item, _need(item, "arguments", path), path)
         elif item.type == "custom_tool_call":
-            arguments = msgspec.json.encode({CUSTOM_INPUT: _need(item, "input", path)}).decode()
-            self._call(item, arguments, path)
+            self._call(item, custom_arguments(_need(item, "input", path)), path)
         else:
             call_id = _need(item, "call_id", path)
             output = _text(item.output, _INPUT, f"{path}.output")

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
+from msgspec import UNSET
 
-from mlx_server_nano.api.logprobs import to_openai
-from mlx_server_nano.api.responses_items import CUSTOM_INPUT, new_id, seal
+from mlx_server_nano.api.logprobs import ChatTokenLogprob, to_openai
+from mlx_server_nano.api.responses_items import new_id, seal
+from mlx_server_nano.api.responses_object import (
+    CustomCallItem,
+    FunctionCallItem,
+    ItemStatus,
+    MessageItem,
+    OutputItem,
+    OutputText,
+    ReasoningItem,
+    ReasoningText,
+    SummaryText,
+)
 from mlx_server_nano.chat.answer import Piece
 from mlx_server_nano.chat.deltas import CallEnd, CallStart, ContentDelta, Delta, ReasoningDelta
 from mlx_server_nano.types import FinishReason
@@ -20,36 +32,25 @@ Events = Iterator[tuple[str, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class _Channel:
-    """A kind of text: the item that it makes up, where in it, and what its events are called."""
+    """A kind of text: the item that it makes up, and what its events are called."""
 
     item: str
-    place: str
     index: str
-    part: str
     part_event: str
     text_event: str
 
 
-_MESSAGE: Final = _Channel(
-    "message", "content", "content_index", "output_text", "response.content_part", "response.output_text"
-)
-_REASONING: Final = _Channel(
-    "reasoning", "content", "content_index", "reasoning_text", "response.content_part", "response.reasoning_text"
-)
+_MESSAGE: Final = _Channel("message", "content_index", "response.content_part", "response.output_text")
+_REASONING: Final = _Channel("reasoning", "content_index", "response.content_part", "response.reasoning_text")
 _SUMMARY: Final = _Channel(
-    "reasoning",
-    "summary",
-    "summary_index",
-    "summary_text",
-    "response.reasoning_summary_part",
-    "response.reasoning_summary_text",
+    "reasoning", "summary_index", "response.reasoning_summary_part", "response.reasoning_summary_text"
 )
 
 
-class _Item:
+class _Item(ABC):
     def __init__(self, kind: str, output_index: int) -> None:
         self.id = new_id(kind)
-        self.status = "in_progress"
+        self.status: ItemStatus = "in_progress"
         self._kind = kind
         self._output_index = output_index
         self._at: dict[str, Any] = {"item_id": self.id, "output_index": output_index}
@@ -59,13 +60,13 @@ class _Item:
         """Whether the client waits for this, not for reasoning."""
         return self._kind != "reasoning"
 
-    def to_wire(self) -> dict[str, Any]:
-        return {"id": self.id, "type": self._kind, "status": self.status}
+    @abstractmethod
+    def to_wire(self) -> OutputItem: ...
 
     def opening(self) -> Events:
         yield "response.output_item.added", {"output_index": self._output_index, "item": self.to_wire()}
 
-    def closing(self, status: str) -> Events:
+    def closing(self, status: ItemStatus) -> Events:
         self.status = status
         yield "response.output_item.done", {"output_index": self._output_index, "item": self.to_wire()}
 
@@ -78,42 +79,44 @@ class _Text(_Item):
         self.channel = channel
         self._sealed = sealed and channel.item == "reasoning"
         self._text: list[str] = []
-        self._logprobs: list[dict[str, object]] = []
+        self._logprobs: list[ChatTokenLogprob] = []
         self._begun = False
         self._where = {**self._at, channel.index: 0}
 
-    def to_wire(self) -> dict[str, Any]:
-        item = super().to_wire()
+    def to_wire(self) -> OutputItem:
+        text = "".join(self._text)
         if self.channel is _MESSAGE:
-            item["role"] = "assistant"
-        else:
-            item["summary"] = []
-        item[self.channel.place] = [self._part()] if self._begun else []
-        if self._sealed and self.status != "in_progress":
-            item["encrypted_content"] = seal("".join(self._text))
-        return item
+            return MessageItem(self.id, self.status, [OutputText(text, self._logprobs)] if self._begun else [])
+        sealed = seal(text) if self._sealed and self.status != "in_progress" else UNSET
+        if self.channel is _SUMMARY:
+            summary = [SummaryText(text)] if self._begun else []
+            return ReasoningItem(self.id, self.status, summary, encrypted_content=sealed)
+        said = [ReasoningText(text)] if self._begun else []
+        return ReasoningItem(self.id, self.status, [], said, encrypted_content=sealed)
 
     def opening(self) -> Events:
         yield from super().opening()
         yield f"{self.channel.part_event}.added", {**self._where, "part": self._part()}
         self._begun = True
 
-    def add(self, text: str, logprobs: list[dict[str, object]]) -> Events:
+    def add(self, text: str, logprobs: list[ChatTokenLogprob]) -> Events:
         self._text.append(text)
         self._logprobs += logprobs
         yield f"{self.channel.text_event}.delta", {**self._where, "delta": text, **self._with(logprobs)}
 
-    def closing(self, status: str) -> Events:
+    def closing(self, status: ItemStatus) -> Events:
         text = "".join(self._text)
         yield f"{self.channel.text_event}.done", {**self._where, "text": text, **self._with(self._logprobs)}
         yield f"{self.channel.part_event}.done", {**self._where, "part": self._part()}
         yield from super().closing(status)
 
-    def _part(self) -> dict[str, Any]:
-        part: dict[str, Any] = {"type": self.channel.part, "text": "".join(self._text)}
-        return part | {"annotations": [], **self._with(self._logprobs)} if self.channel is _MESSAGE else part
+    def _part(self) -> OutputText | ReasoningText | SummaryText:
+        text = "".join(self._text)
+        if self.channel is _MESSAGE:
+            return OutputText(text, self._logprobs)
+        return SummaryText(text) if self.channel is _SUMMARY else ReasoningText(text)
 
-    def _with(self, logprobs: list[dict[str, object]]) -> dict[str, Any]:
+    def _with(self, logprobs: list[ChatTokenLogprob]) -> dict[str, Any]:
         return {"logprobs": logprobs} if self.channel is _MESSAGE else {}
 
 
@@ -125,45 +128,39 @@ class _Call(_Item):
         self._start = start
         self._arguments: list[str] = []
 
-    def to_wire(self) -> dict[str, Any]:
-        return {**super().to_wire(), "call_id": self._start.id, "name": self._start.name, **self._given()}
+    def to_wire(self) -> OutputItem:
+        return FunctionCallItem(self.id, self.status, self._start.id, self._start.name, self._given)
 
     def add(self, fragment: str) -> Events:
         self._arguments.append(fragment)
         yield "response.function_call_arguments.delta", {**self._at, "delta": fragment}
 
-    def closing(self, status: str) -> Events:
-        yield "response.function_call_arguments.done", {**self._at, "name": self._start.name, **self._given()}
+    def closing(self, status: ItemStatus) -> Events:
+        done = {**self._at, "name": self._start.name, "arguments": self._given}
+        yield "response.function_call_arguments.done", done
         yield from super().closing(status)
 
-    def _given(self) -> dict[str, str]:
-        return {"arguments": "".join(self._arguments)}
+    @property
+    def _given(self) -> str:
+        return "".join(self._arguments)
 
 
 class _CustomCall(_Call):
-    """A call of a custom tool. Its text stands in the arguments of the function that the model called, and goes out whole."""
+    """A call of a custom tool, whose arguments are text."""
 
     def __init__(self, start: CallStart, output_index: int) -> None:
         super().__init__(start, output_index, "custom_tool_call")
 
+    def to_wire(self) -> OutputItem:
+        return CustomCallItem(self.id, self.status, self._start.id, self._start.name, self._given)
+
     def add(self, fragment: str) -> Events:
         self._arguments.append(fragment)
-        yield from ()
+        yield "response.custom_tool_call_input.delta", {**self._at, "delta": fragment}
 
-    def closing(self, status: str) -> Events:
-        given = self._given()
-        yield "response.custom_tool_call_input.delta", {**self._at, "delta": given["input"]}
-        yield "response.custom_tool_call_input.done", {**self._at, **given}
+    def closing(self, status: ItemStatus) -> Events:
+        yield "response.custom_tool_call_input.done", {**self._at, "input": self._given}
         yield from _Item.closing(self, status)
-
-    def _given(self) -> dict[str, str]:
-        """Arguments that are not those of the function go out as the model wrote them."""
-        arguments = "".join(self._arguments)
-        try:
-            found = msgspec.json.decode(arguments, type=dict[str, Any]).get(CUSTOM_INPUT)
-        except msgspec.MsgspecError:
-            found = None
-        return {"input": found if isinstance(found, str) else arguments}
 
 
 class Output:
@@ -179,10 +176,10 @@ class Output:
         self._sealed = sealed
         self._items: list[_Text | _Call] = []
         self._open: _Text | _Call | None = None
-        self._logprobs: list[dict[str, object]] = []
+        self._logprobs: list[ChatTokenLogprob] = []
         self.finish: FinishReason | None = None
 
-    def to_wire(self) -> list[dict[str, Any]]:
+    def to_wire(self) -> list[OutputItem]:
         return [item.to_wire() for item in self._items]
 
     def take(self, piece: Piece) -> Events:
@@ -222,7 +219,7 @@ class Output:
         elif isinstance(self._open, _Call):
             yield from self._open.add(delta.fragment)
 
-    def _say(self, channel: _Channel, text: str, logprobs: list[dict[str, object]]) -> Events:
+    def _say(self, channel: _Channel, text: str, logprobs: list[ChatTokenLogprob]) -> Events:
         if not isinstance(self._open, _Text) or self._open.channel is not channel:
             yield from self._close()
             yield from self._begin(_Text(channel, len(self._items), sealed=self._sealed))

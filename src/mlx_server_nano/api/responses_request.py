@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct
 
+from mlx_server_nano.api.chat_request import ServiceTier
+from mlx_server_nano.api.fields import NO_EFFECT, RefusedFields, only
 from mlx_server_nano.api.responses_items import Conversation, Item, complete, is_reference
+from mlx_server_nano.api.responses_object import ResponseObject, ResponseReasoning
 from mlx_server_nano.api.responses_store import ResponseStore
-from mlx_server_nano.api.responses_tools import FlatChoice, FlatTool, Toolset, to_choice, to_toolset
+from mlx_server_nano.api.responses_tools import FlatChoice, FlatTool, to_choice, to_toolset
 from mlx_server_nano.api.sampling import Effort, SamplingFields, to_thinking
 from mlx_server_nano.api.tools import MAX_TOOLS, ToolName
 from mlx_server_nano.api.wire import decode_json
-from mlx_server_nano.chat.request import AnswerFormat, ChatRequest
+from mlx_server_nano.chat.request import AnswerFormat, CallMode, ChatRequest
 from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import (
     InvalidRequestError,
     NotFoundError,
     PreviousResponseNotFoundError,
-    UnsupportedParameterError,
 )
 from mlx_server_nano.types import Message, Role
 
@@ -49,13 +51,12 @@ class TextOptions(Struct):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class StreamOptions(Struct):
-    include_obfuscation: bool | None = None
+class ResponseStreamOptions(Struct):
+    include_obfuscation: Annotated[bool | None, NO_EFFECT] = None
 
 
 class ResponseBody(SamplingFields, kw_only=True):
-    """The fields that the server knows. Those typed Any are refused unless they ask for nothing (see `_REFUSED`); those
-    under `For OpenAI's own service` have no meaning here and are accepted."""
+    """A request for a response. `input` may be left out only with `previous_response_id`."""
 
     model: Annotated[str, Meta(min_length=1)]
     input: str | list[Item] | None = None
@@ -66,51 +67,50 @@ class ResponseBody(SamplingFields, kw_only=True):
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
     tools: Annotated[list[FlatTool], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: str | FlatChoice | None = None
+    tool_choice: CallMode | FlatChoice | None = None
     parallel_tool_calls: bool | None = None
     include: list[str] | None = None
     store: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     metadata: Annotated[dict[Text64, Text512], Meta(max_length=16)] | None = None
 
-    background: Any = None
-    truncation: Any = None
-    conversation: Any = None
-    prompt: Any = None
-    context_management: Any = None
-    moderation: Any = None
+    background: Annotated[Any, only(False)] = None
+    truncation: Annotated[Any, only("disabled")] = None
+    conversation: Annotated[Any, only()] = None
+    prompt: Annotated[Any, only()] = None
+    context_management: Annotated[Any, only([])] = None
+    moderation: Annotated[Any, only()] = None
 
-    # For OpenAI's own service. max_tool_calls counts calls of built-in tools.
-    max_tool_calls: int | None = None
-    user: str | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
-    safety_identifier: Text64 | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
+    max_tool_calls: Annotated[int | None, NO_EFFECT] = None  # it counts calls of built-in tools
+    user: Annotated[str | None, NO_EFFECT] = None
+    service_tier: Annotated[ServiceTier | None, NO_EFFECT] = None
+    safety_identifier: Annotated[Text64 | None, NO_EFFECT] = None
+    prompt_cache_key: Annotated[str | None, NO_EFFECT] = None
+    prompt_cache_retention: Annotated[str | None, NO_EFFECT] = None
+    prompt_cache_options: Annotated[dict[str, Any] | None, NO_EFFECT] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseOptions:
     """What the answer's encoder must know beside the chat request.
 
-    echo: the request's fields as the response repeats them. history: the items before `input`. custom: the names of custom
-    tools. summarize: reasoning goes out as a summary; seal: as `encrypted_content` too.
+    echo: a response with the request's fields as it repeats them. history: the items before `input`.
+    summarize: reasoning goes out as a summary; seal: as `encrypted_content` too.
     """
 
     model: str
     stream: bool
     store: bool
-    echo: dict[str, object]
+    echo: ResponseObject
     history: tuple[Item, ...]
     input: tuple[Item, ...]
-    custom: frozenset[str]
     summarize: bool
     seal: bool
 
 
 _DECODER: Final = msgspec.json.Decoder(ResponseBody)
+_REFUSED: Final = RefusedFields(ResponseBody)
 _LOGPROBS: Final = "message.output_text.logprobs"
 _SEALED: Final = "reasoning.encrypted_content"
 # The rest is about built-in tools and images, of which there are none to include anything of.
@@ -127,27 +127,18 @@ _INCLUDABLE: Final = frozenset(
     )
 )
 
-# Fields that change the answer in ways the server does not offer, with the values that ask for nothing.
-_REFUSED: Final[dict[str, Callable[[Any], bool]]] = {
-    "background": lambda value: value is False,
-    "truncation": lambda value: value == "disabled",
-    "conversation": lambda value: False,
-    "prompt": lambda value: False,
-    "context_management": lambda value: value == [],
-    "moderation": lambda value: False,
-}
-
 
 def decode(body: bytes, settings: Settings, store: ResponseStore) -> tuple[ChatRequest, ResponseOptions]:
     """Raises InvalidRequestError, NotFoundError for unknown references; `param` is the path of the field at fault."""
     wire = decode_json(_DECODER, body)
     _check(wire)
     history, items = _history(wire, store), tuple(_input(wire, store))
-    toolset = to_toolset(wire.tools)
+    toolset, shown = to_toolset(wire.tools)
     include = frozenset(wire.include or ())
     request = ChatRequest(
         messages=_messages(wire.instructions, history, items),
         tools=toolset.tools,
+        custom=toolset.custom,
         choice=to_choice(wire.tool_choice, toolset, parallel=wire.parallel_tool_calls is not False),
         answer=_answer_format(wire.text),
         thinking=to_thinking(wire.reasoning.effort if wire.reasoning is not None else None),
@@ -160,21 +151,16 @@ def decode(body: bytes, settings: Settings, store: ResponseStore) -> tuple[ChatR
         model=wire.model,
         stream=bool(wire.stream),
         store=wire.store is not False,
-        echo=_echo(wire, toolset, settings),
+        echo=_echo(wire, shown, settings),
         history=history,
         input=items,
-        custom=toolset.custom,
         summarize=_summary(wire.reasoning) is not None,
         seal=_SEALED in include,
     )
 
 
 def _check(wire: ResponseBody) -> None:
-    for name, asks_for_nothing in _REFUSED.items():
-        value = getattr(wire, name)
-        if value is not None and not asks_for_nothing(value):
-            shown = f" {value!r}" if isinstance(value, str) else ""
-            raise UnsupportedParameterError(f"`{name}`{shown} is not supported by this server.", param=name)
+    _REFUSED.check(wire)
     if wire.stream_options is not None and not wire.stream:
         raise InvalidRequestError("`stream_options` is only allowed when `stream` is true.", param="stream_options")
     for i, name in enumerate(wire.include or ()):
@@ -233,38 +219,35 @@ def _summary(reasoning: Reasoning | None) -> Summary | None:
     return (reasoning.summary or reasoning.generate_summary) if reasoning is not None else None
 
 
-def _echo(wire: ResponseBody, toolset: Toolset, settings: Settings) -> dict[str, object]:
-    """Every field that a response must repeat, with OpenAI's default where the request has none."""
+def _echo(wire: ResponseBody, tools: list[dict[str, Any]], settings: Settings) -> ResponseObject:
+    """A response with all that it must repeat, with OpenAI's default where the request has none."""
     text = wire.text or TextOptions()
     default = 1.0 if settings.default_temperature is None else settings.default_temperature
-    shown: dict[str, object] = {"format": msgspec.to_builtins(text.format or TextFormat("text"))}
+    shown: dict[str, Any] = {"format": msgspec.to_builtins(text.format or TextFormat("text"))}
     if text.verbosity is not None:
         shown["verbosity"] = text.verbosity
-    echo = {
-        "background": False,
-        "instructions": wire.instructions,
-        "max_output_tokens": wire.max_output_tokens,
-        "max_tool_calls": wire.max_tool_calls,
-        "metadata": wire.metadata or {},
-        "model": wire.model,
-        "parallel_tool_calls": wire.parallel_tool_calls is not False,
-        "presence_penalty": wire.presence_penalty or 0.0,
-        "frequency_penalty": wire.frequency_penalty or 0.0,
-        "previous_response_id": wire.previous_response_id,
-        "prompt_cache_key": wire.prompt_cache_key,
-        "reasoning": {
-            "effort": wire.reasoning.effort if wire.reasoning is not None else None,
-            "summary": _summary(wire.reasoning),
-        },
-        "safety_identifier": wire.safety_identifier,
-        "service_tier": "default",
-        "store": wire.store is not False,
-        "temperature": default if wire.temperature is None else wire.temperature,
-        "text": shown,
-        "tool_choice": "auto" if wire.tool_choice is None else msgspec.to_builtins(wire.tool_choice),
-        "tools": toolset.echo,
-        "top_logprobs": wire.top_logprobs or 0,
-        "top_p": 1.0 if wire.top_p is None else wire.top_p,
-        "truncation": "disabled",
-    }
-    return echo if wire.user is None else echo | {"user": wire.user}
+    return ResponseObject(
+        instructions=wire.instructions,
+        max_output_tokens=wire.max_output_tokens,
+        max_tool_calls=wire.max_tool_calls,
+        metadata=wire.metadata or {},
+        model=wire.model,
+        parallel_tool_calls=wire.parallel_tool_calls is not False,
+        presence_penalty=wire.presence_penalty or 0.0,
+        frequency_penalty=wire.frequency_penalty or 0.0,
+        previous_response_id=wire.previous_response_id,
+        prompt_cache_key=wire.prompt_cache_key,
+        reasoning=ResponseReasoning(
+            effort=wire.reasoning.effort if wire.reasoning is not None else None, summary=_summary(wire.reasoning)
+        ),
+        safety_identifier=wire.safety_identifier,
+        store=wire.store is not False,
+        temperature=default if wire.temperature is None else wire.temperature,
+        text=shown,
+        tool_choice="auto" if wire.tool_choice is None else msgspec.to_builtins(wire.tool_choice),
+        tools=tools,
+        top_logprobs=wire.top_logprobs or 0,
+        top_p=1.0 if wire.top_p is None else wire.top_p,
+        truncation="disabled",
+        user=UNSET if wire.user is None else wire.user,
+    )

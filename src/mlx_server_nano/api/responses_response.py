@@ -8,10 +8,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from mlx_server_nano.api.reader import Reader
 from mlx_server_nano.api.responses_items import Item
+from mlx_server_nano.api.responses_object import (
+    IncompleteDetails,
+    InputDetails,
+    OutputDetails,
+    ResponseFailure,
+    ResponseObject,
+    ResponseStatus,
+    ResponseUsage,
+)
 from mlx_server_nano.api.responses_output import Output
 from mlx_server_nano.api.responses_request import ResponseOptions
 from mlx_server_nano.api.responses_store import ResponseStore, Stored
@@ -36,7 +46,7 @@ class _Encoder(Reader):
         self._store = store
         self._id = f"resp_{secrets.token_hex(24)}"
         self._created = int(time.time())
-        self._output = Output(options.custom, summarize=options.summarize, sealed=options.seal)
+        self._output = Output(chat.custom, summarize=options.summarize, sealed=options.seal)
 
     def begin(self, lease: Lease) -> GenerationRequest:
         """Raises InvalidRequestError for what the model can't do. A grammar's fault is told in this dialect's words."""
@@ -46,36 +56,34 @@ class _Encoder(Reader):
         return replace(request, constraint=replace(request.constraint, param="text.format"))
 
     def _response(
-        self, status: str = "in_progress", *, error: dict[str, str] | None = None, ended: bool = False
-    ) -> dict[str, Any]:
-        incomplete = {"reason": "max_output_tokens"} if status == "incomplete" else None
-        return {
-            "id": self._id,
-            "object": "response",
-            "created_at": self._created,
-            "completed_at": int(time.time()) if status == "completed" else None,
-            "status": status,
-            "error": error,
-            "incomplete_details": incomplete,
-            **self._options.echo,
-            "output": self._output.to_wire(),
-            "usage": _usage(self.usage) if ended else None,
-        }
+        self, status: ResponseStatus = "in_progress", *, error: ResponseFailure | None = None, ended: bool = False
+    ) -> ResponseObject:
+        return replace(
+            self._options.echo,
+            id=self._id,
+            created_at=self._created,
+            completed_at=int(time.time()) if status == "completed" else None,
+            status=status,
+            error=error,
+            incomplete_details=IncompleteDetails() if status == "incomplete" else None,
+            output=self._output.to_wire(),
+            usage=_usage(self.usage) if ended else None,
+        )
 
-    def _finished(self) -> dict[str, Any]:
+    def _finished(self) -> ResponseObject:
         response = self._response(
             "incomplete" if self._output.finish is FinishReason.LENGTH else "completed", ended=True
         )
         self._keep(response)
         return response
 
-    def _failed(self, error: ServerError) -> dict[str, Any]:
+    def _failed(self, error: ServerError) -> ResponseObject:
         self._output.interrupt()
-        response = self._response("failed", error={"code": _code(error), "message": error.message}, ended=True)
+        response = self._response("failed", error=ResponseFailure(_code(error), error.message), ended=True)
         self._keep(response)
         return response
 
-    def _keep(self, response: dict[str, Any]) -> None:
+    def _keep(self, response: ResponseObject) -> None:
         if self._options.store:
             self._store.add(
                 Stored(
@@ -83,19 +91,19 @@ class _Encoder(Reader):
                     body=_encode(response),
                     history=self._options.history,
                     input=self._options.input,
-                    output=msgspec.convert(response["output"], tuple[Item, ...]),
+                    output=msgspec.json.decode(_encode(response.output), type=tuple[Item, ...]),
                 )
             )
 
 
-def _usage(usage: Usage) -> dict[str, object]:
-    return {
-        "input_tokens": usage.prompt,
-        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
-        "output_tokens": usage.completion,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
-        "total_tokens": usage.prompt + usage.completion,
-    }
+def _usage(usage: Usage) -> ResponseUsage:
+    return ResponseUsage(
+        input_tokens=usage.prompt,
+        input_tokens_details=InputDetails(usage.cached),
+        output_tokens=usage.completion,
+        output_tokens_details=OutputDetails(usage.reasoning),
+        total_tokens=usage.prompt + usage.completion,
+    )
 
 
 def _code(error: ServerError) -> str:
@@ -134,7 +142,7 @@ class ResponseStream(_Encoder):
 
     def end(self) -> bytes:
         response = self._finished()
-        return self._event(f"response.{response['status']}", {"response": response})
+        return self._event(f"response.{response.status}", {"response": response})
 
     def fail(self, error: ServerError) -> bytes:
         return self._opening() + self._event("response.failed", {"response": self._failed(error)})
@@ -157,6 +165,10 @@ class ResponseStream(_Encoder):
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
 
 
+class ResponseInputTokens(Struct, tag_field="object", tag="response.input_tokens"):
+    input_tokens: int
+
+
 class PromptTokens(Reader):
     """Only counts the prompt, for a job that generates nothing."""
 
@@ -164,4 +176,4 @@ class PromptTokens(Reader):
         self.pieces(events)
 
     def body(self) -> bytes:
-        return _encode({"object": "response.input_tokens", "input_tokens": self.usage.prompt})
+        return _encode(ResponseInputTokens(self.usage.prompt))

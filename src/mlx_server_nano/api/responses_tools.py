@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from mlx_server_nano.api.responses_items import CUSTOM_INPUT
+from mlx_server_nano.chat.custom import Toolset, custom_tool
 from mlx_server_nano.chat.request import CallMode, ToolChoice
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
 from mlx_server_nano.types import Tool
@@ -20,18 +19,14 @@ logger = logging.getLogger(__name__)
 # Built-in tools that Codex lists in every request, whether or not the server has them.
 _UNASKED: Final = frozenset(("web_search", "namespace", "local_shell"))
 
-_CUSTOM_PARAMETERS: Final = {
-    "type": "object",
-    "properties": {CUSTOM_INPUT: {"type": "string"}},
-    "required": [CUSTOM_INPUT],
-    "additionalProperties": False,
-}
 
-
-class CustomFormat(Struct, omit_defaults=True):
+class FlatCustomFormat(Struct, omit_defaults=True):
     type: Literal["text", "grammar"]
     syntax: Literal["lark", "regex"] | None = None
     definition: str | None = None
+
+    def rule(self) -> tuple[str, str] | None:
+        return (self.syntax or "lark", self.definition or "") if self.type == "grammar" else None
 
 
 class FlatTool(Struct, kw_only=True):
@@ -42,7 +37,7 @@ class FlatTool(Struct, kw_only=True):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    format: CustomFormat | None = None
+    format: FlatCustomFormat | None = None
 
 
 class FlatChoice(Struct, omit_defaults=True, kw_only=True):
@@ -54,20 +49,9 @@ class FlatChoice(Struct, omit_defaults=True, kw_only=True):
     tools: Annotated[list[FlatChoice], Meta(min_length=1)] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Toolset:
-    """The tools that the model gets, which of them (by name) are custom, and all of them as the response shows them."""
-
-    tools: tuple[Tool, ...]
-    custom: frozenset[str]
-    echo: tuple[dict[str, Any], ...]
-
-
-def to_toolset(wire: Sequence[FlatTool] | None) -> Toolset:
-    """A custom tool becomes a function with one string; its grammar, if it has one, is told to the model, not enforced.
-
-    Raises InvalidRequestError for missing names and for names that come twice, UnsupportedParameterError for built-in tools.
-    """
+def to_toolset(wire: Sequence[FlatTool] | None) -> tuple[Toolset, list[dict[str, Any]]]:
+    """The tools, and how the response shows them. Raises InvalidRequestError for missing names and for names that come
+    twice, UnsupportedParameterError for built-in tools."""
     tools: dict[str, Tool] = {}
     custom: set[str] = set()
     echo: list[dict[str, Any]] = []
@@ -88,7 +72,7 @@ def to_toolset(wire: Sequence[FlatTool] | None) -> Toolset:
             raise InvalidRequestError(f"There are two tools of the name {tool.name!r}.", param=f"tools.{i}.name")
         if tool.type == "custom":
             custom.add(tool.name)
-            tools[tool.name] = _custom(tool, tool.name)
+            tools[tool.name] = custom_tool(tool.name, tool.description, tool.format.rule() if tool.format else None)
         else:
             tools[tool.name] = Tool(
                 name=tool.name,
@@ -97,15 +81,7 @@ def to_toolset(wire: Sequence[FlatTool] | None) -> Toolset:
                 strict=bool(tool.strict),
             )
         echo.append(_echo(tool))
-    return Toolset(tuple(tools.values()), frozenset(custom), tuple(echo))
-
-
-def _custom(tool: FlatTool, name: str) -> Tool:
-    description = tool.description
-    if tool.format is not None and tool.format.type == "grammar":
-        rule = f"The input must follow this {tool.format.syntax or 'lark'} grammar:\n{tool.format.definition or ''}"
-        description = f"{description}\n\n{rule}" if description else rule
-    return Tool(name=name, description=description, parameters=_CUSTOM_PARAMETERS)
+    return Toolset(tuple(tools.values()), frozenset(custom)), echo
 
 
 def _echo(tool: FlatTool) -> dict[str, Any]:
@@ -114,21 +90,17 @@ def _echo(tool: FlatTool) -> dict[str, Any]:
         shown["description"] = tool.description
     if tool.type == "function":
         return shown | {"parameters": tool.parameters, "strict": bool(tool.strict)}
-    return shown | {"format": msgspec.to_builtins(tool.format or CustomFormat("text"))}
+    return shown | {"format": msgspec.to_builtins(tool.format or FlatCustomFormat("text"))}
 
 
-def to_choice(wire: str | FlatChoice | None, toolset: Toolset, *, parallel: bool) -> ToolChoice:
+def to_choice(wire: CallMode | FlatChoice | None, toolset: Toolset, *, parallel: bool) -> ToolChoice:
     """Raises InvalidRequestError for an unknown mode, an unknown tool, and a forced call without tools."""
     if wire is None:
         return ToolChoice(parallel=parallel)
-    if isinstance(wire, str):
-        if wire not in list(CallMode):
-            raise InvalidRequestError(
-                f"`tool_choice` must be one of {', '.join(CallMode)}, or an object.", param="tool_choice"
-            )
-        if wire == CallMode.REQUIRED and not toolset.tools:
+    if isinstance(wire, CallMode):
+        if wire is CallMode.REQUIRED and not toolset.tools:
             raise InvalidRequestError("`tool_choice` is `required`, but there are no tools.", param="tool_choice")
-        return ToolChoice(mode=CallMode(wire), parallel=parallel)
+        return ToolChoice(mode=wire, parallel=parallel)
     if wire.type == "allowed_tools":
         if wire.mode is None or wire.tools is None:
             missing = "tool_choice.mode" if wire.mode is None else "tool_choice.tools"
@@ -144,11 +116,6 @@ def _named(wire: FlatChoice, toolset: Toolset, path: str) -> str:
         raise InvalidRequestError(
             f"A tool of type {wire.type!r} can't be chosen: function and custom tools can.", param=f"{path}.type"
         )
-    name = wire.name
-    if (
-        name is None
-        or all(tool.name != name for tool in toolset.tools)
-        or (name in toolset.custom) != (wire.type == "custom")
-    ):
-        raise InvalidRequestError(f"There is no {wire.type} tool {name!r}.", param=f"{path}.name")
-    return name
+    if wire.name is None or not toolset.has(wire.name, custom=wire.type == "custom"):
+        raise InvalidRequestError(f"There is no {wire.type} tool {wire.name!r}.", param=f"{path}.name")
+    return wire.name

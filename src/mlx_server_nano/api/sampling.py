@@ -19,6 +19,9 @@ TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 StopText = Annotated[str, Meta(min_length=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+_BIASES: Final = Meta(
+    max_length=MAX_LOGIT_BIAS_ENTRIES, extra_json_schema={"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,8})$"}}
+)
 Stop = StopText | Annotated[list[StopText], Meta(min_length=1, max_length=4)]
 
 
@@ -32,7 +35,7 @@ class SamplingFields(Struct, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=MAX_LOGIT_BIAS_ENTRIES)] | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], _BIASES] | None = None
     seed: Int64 | None = None
     stop: Stop | None = None
 

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec import Struct
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mlx_server_nano import __version__
 from mlx_server_nano.api.gate import Gate
+from mlx_server_nano.models.slot import ModelState
 
 if TYPE_CHECKING:
     from mlx_server_nano.models.manager import Manager
+
+
+class ModelHealth(Struct):
+    """running: unfinished requests. memory_bytes: what it is reckoned to take, 0 until there is room for it."""
+
+    id: str
+    state: ModelState
+    running: int
+    memory_bytes: int
+
+
+class HealthReport(Struct, omit_defaults=True):
+    status: Literal["healthy", "draining", "unhealthy"]
+    models: list[ModelHealth]
+    reason: str | None = None
+
+
+class Welcome(Struct):
+    name: str
+    version: str
+    endpoints: list[str]
 
 
 class Health:
@@ -23,26 +46,22 @@ class Health:
         self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body: dict[str, object] = {"status": "healthy"}
-        if self._gate.draining:
-            body = {"status": "draining", "reason": "The server is shutting down."}
-        elif self._manager.problem is not None:
-            body = {"status": "unhealthy", "reason": self._manager.problem}
-        status = 200 if body["status"] == "healthy" else 503
-        body["models"] = [
-            {"id": model.id, "state": model.state, "running": model.running, "memory_bytes": model.memory_bytes}
-            for model in self._manager.status()
+        models = [
+            ModelHealth(model.id, model.state, model.running, model.memory_bytes) for model in self._manager.status()
         ]
-        await Response(msgspec.json.encode(body), status_code=status, media_type="application/json")(
-            scope, receive, send
-        )
+        report = HealthReport("healthy", models)
+        if self._gate.draining:
+            report = HealthReport("draining", models, "The server is shutting down.")
+        elif self._manager.problem is not None:
+            report = HealthReport("unhealthy", models, self._manager.problem)
+        await _json(report, 200 if report.status == "healthy" else 503)(scope, receive, send)
 
 
 async def welcome(scope: Scope, receive: Receive, send: Send) -> None:
-    body = {
-        "name": "mlx-server-nano",
-        "version": __version__,
-        "endpoints": [
+    body = Welcome(
+        name="mlx-server-nano",
+        version=__version__,
+        endpoints=[
             "/v1/chat/completions",
             "/v1/completions",
             "/v1/embeddings",
@@ -50,6 +69,11 @@ async def welcome(scope: Scope, receive: Receive, send: Send) -> None:
             "/v1/messages",
             "/v1/models",
             "/health",
+            "/docs",
         ],
-    }
-    await Response(msgspec.json.encode(body), media_type="application/json")(scope, receive, send)
+    )
+    await _json(body)(scope, receive, send)
+
+
+def _json(body: Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from mlx_server_nano.api import chat_request
+from mlx_server_nano.api.chat_request import ChatFields, to_request
 from mlx_server_nano.api.run import AnswerJob
 from mlx_server_nano.api.sampling import TokenId
 from mlx_server_nano.api.wire import decode_json
@@ -28,8 +28,11 @@ ModelName = Annotated[str, Meta(min_length=1)]
 
 
 class TokenizeBody(Struct):
-    """add_special: with the tokens that the tokenizer puts around a text. parse_special: markup in the text becomes its
-    tokens. with_pieces: show the text of each token."""
+    """A text whose tokens are wanted.
+
+    add_special: with the tokens that the tokenizer puts around a text. parse_special: markup in the text becomes its
+    tokens. with_pieces: show the text of each token.
+    """
 
     content: str
     model: ModelName | None = None
@@ -39,18 +42,40 @@ class TokenizeBody(Struct):
 
 
 class DetokenizeBody(Struct):
+    """Tokens whose text is wanted, markup included."""
+
     tokens: list[TokenId]
     model: ModelName | None = None
 
 
-class _ModelField(Struct):
+class TokenPiece(Struct):
+    """piece: the token's text, or its bytes where they are no text by themselves."""
+
+    id: int
+    piece: str | list[int]
+
+
+class Tokens(Struct):
+    tokens: list[int | TokenPiece]
+
+
+class TokensText(Struct):
+    content: str
+
+
+class RenderedPrompt(Struct):
+    prompt: str
+
+
+class TemplateBody(ChatFields, kw_only=True):
+    """A chat completion, of which only what makes the prompt counts."""
+
     model: ModelName | None = None
 
 
 _TOKENIZE: Final = msgspec.json.Decoder(TokenizeBody)
 _DETOKENIZE: Final = msgspec.json.Decoder(DetokenizeBody)
-_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_MODEL: Final = msgspec.json.Decoder(_ModelField)
+_TEMPLATE: Final = msgspec.json.Decoder(TemplateBody)
 
 
 @dataclass(slots=True)
@@ -58,7 +83,7 @@ class _Asked:
     """An encoder for a question with one answer."""
 
     question: Callable[[Lease], Work]
-    show: Callable[[Any], dict[str, object]]
+    show: Callable[[Any], Struct]
     answer: Event | None = None
 
     def begin(self, lease: Lease) -> Work:
@@ -92,17 +117,15 @@ class TokenDialect:
 
     def apply_template(self, body: bytes) -> AnswerJob:
         """The body is that of a chat completion: all of it that a template sees counts."""
-        model = self._model(decode_json(_MODEL, body).model)
-        fields = decode_json(_FIELDS, body)
-        fields["model"] = msgspec.Raw(msgspec.json.encode(model))
-        chat, _ = chat_request.decode(msgspec.json.encode(fields), self._settings)
+        wire = decode_json(_TEMPLATE, body)
+        chat = to_request(wire, self._settings)
 
         def question(lease: Lease) -> Work:
             prompt = lease.chat.bind(chat).request.prompt
             assert isinstance(prompt, ChatPrompt)  # noqa: S101  what `bind` makes
             return RenderChat(prompt=prompt)
 
-        return AnswerJob(model, _Asked(question, _prompt))
+        return AnswerJob(self._model(wire.model), _Asked(question, _prompt))
 
     def _model(self, name: str | None) -> str:
         if name is not None:
@@ -115,13 +138,13 @@ class TokenDialect:
         return loaded[0]
 
 
-def _ids(answer: Tokenized) -> dict[str, object]:
-    return {"tokens": answer.ids}
+def _ids(answer: Tokenized) -> Tokens:
+    return Tokens(list(answer.ids))
 
 
-def _pieces(answer: Tokenized) -> dict[str, object]:
+def _pieces(answer: Tokenized) -> Tokens:
     pairs = zip(answer.ids, answer.pieces, strict=True)
-    return {"tokens": [{"id": token_id, "piece": _piece(piece)} for token_id, piece in pairs]}
+    return Tokens([TokenPiece(token_id, _piece(piece)) for token_id, piece in pairs])
 
 
 def _piece(piece: bytes) -> str | list[int]:
@@ -132,9 +155,9 @@ def _piece(piece: bytes) -> str | list[int]:
         return list(piece)
 
 
-def _content(answer: Rendered) -> dict[str, object]:
-    return {"content": answer.text}
+def _content(answer: Rendered) -> TokensText:
+    return TokensText(answer.text)
 
 
-def _prompt(answer: Rendered) -> dict[str, object]:
-    return {"prompt": answer.text}
+def _prompt(answer: Rendered) -> RenderedPrompt:
+    return RenderedPrompt(answer.text)

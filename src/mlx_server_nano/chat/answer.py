@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlx_server_nano.chat.custom import CustomInputs
 from mlx_server_nano.chat.deltas import CallStart, Delta, ReasoningDelta
 from mlx_server_nano.chat.machine import Machine
 from mlx_server_nano.chat.start import starts_in_reasoning
@@ -45,6 +46,7 @@ class Answers:
     def __init__(self, bound: Bound) -> None:
         self._bound = bound
         self._machines: list[Machine] = []
+        self._inputs = [CustomInputs(bound.custom) for _ in range(bound.request.n)]
         self._reasoning: list[bool] = []
         self._called = [False] * bound.request.n
         self.usage = Usage()
@@ -79,4 +81,4 @@ class Answers:
         finish = event.finish
         if finish is FinishReason.STOP and self._called[choice]:
             finish = FinishReason.TOOL_CALLS
-        return Piece(choice, deltas, event.logprobs, finish, event.stop)
+        return Piece(choice, self._inputs[choice].read(deltas), event.logprobs, finish, event.stop)

@@ -20,12 +20,13 @@ from mlx_server_nano.types import ChatPrompt, Constraint, GenerationRequest, Mod
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A chat request as the worker takes it, and how to read the answer: its format, and the tools that may be called (none
-    where calls are not wanted)."""
+    """A chat request as the worker takes it, and how to read the answer: its format, the tools that may be called (none
+    where calls are not wanted), and which of these are custom."""
 
     request: GenerationRequest
     format: Format
     tools: tuple[Tool, ...]
+    custom: frozenset[str]
 
 
 class ChatModel:
@@ -59,7 +60,7 @@ class ChatModel:
             constraint=self._constraint(chat, tools, prepared.format),
             thinking=self._budget(chat, prepared.format),
         )
-        return Bound(request, prepared.format, tools)
+        return Bound(request, prepared.format, tools, chat.custom)
 
     def _thinking_variables(self, thinking: Thinking) -> dict[str, Any]:
         if self._info.chat_template is None or thinking == Thinking(budget=thinking.budget):

@@ -47,11 +47,15 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """Every chat dialect decodes to this. `answer`: None: free text. template_kwargs go to the chat template and win over
-    what `thinking` stands for. For the rest see `GenerationRequest`."""
+    """Every chat dialect decodes to this.
+
+    custom: the names of the tools whose calls carry text (see `chat.custom`). answer: None: free text. template_kwargs go to
+    the chat template and win over what `thinking` stands for. For the rest see `GenerationRequest`.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+    custom: frozenset[str] = frozenset()
     choice: ToolChoice = field(default_factory=ToolChoice)
     answer: AnswerFormat | None = None
     thinking: Thinking = field(default_factory=Thinking)
