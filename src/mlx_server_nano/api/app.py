@@ -17,6 +17,7 @@ from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.messages import MessagesDialect
 from mlx_server_nano.api.middleware import HEALTH_PATH, ApiKey, Draining, Errors, RequestIds
 from mlx_server_nano.api.models import ModelEndpoints
+from mlx_server_nano.api.openapi.endpoints import Description
 from mlx_server_nano.api.responses import responses_routes
 from mlx_server_nano.api.routing import Methods, unknown_path
 from mlx_server_nano.api.run import GenerationEndpoint
@@ -41,6 +42,7 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
             await manager.close()
 
     models = ModelEndpoints(manager, catalog)
+    description = Description()
     chat = GenerationEndpoint(settings, manager, gate, ChatDialect(settings).prepare)
     completions = GenerationEndpoint(settings, manager, gate, CompletionDialect().prepare)
     embeddings = GenerationEndpoint(settings, manager, gate, EmbeddingDialect().prepare)
@@ -60,6 +62,8 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
         Route(ANTHROPIC_PATH, Methods({"POST": messages})),
         Route(f"{ANTHROPIC_PATH}/count_tokens", Methods({"POST": count})),
         *responses_routes(settings, manager, gate),
+        Route("/openapi.json", Methods({"GET": description.document})),
+        Route("/docs", Methods({"GET": description.page})),
         Route("/v1/models", Methods({"GET": models.list})),
         Route("/v1/models/{name:path}", Methods({"GET": models.retrieve})),
     ]

@@ -29,7 +29,9 @@ _OTHER_MEDIA: Final = frozenset(
 
 
 class Part(Struct):
-    type: str
+    """Text, or in an assistant's message a refusal."""
+
+    type: Annotated[str, Meta(extra_json_schema={"enum": ["text", "refusal"]})]
     text: str | None = None
     refusal: str | None = None
 

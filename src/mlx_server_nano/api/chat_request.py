@@ -20,6 +20,9 @@ from mlx_server_nano.errors import InvalidRequestError
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 
 
+ThinkingBudget = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
 class StreamOptions(Struct):
     include_usage: bool | None = None
     include_obfuscation: Annotated[bool | None, NO_EFFECT] = None
@@ -42,22 +45,26 @@ class ChatFields(SamplingFields, kw_only=True):
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     max_completion_tokens: PositiveInt | None = None
-    max_tokens: PositiveInt | None = None
+    max_tokens: Annotated[PositiveInt | None, Meta(description="`max_completion_tokens` wins over it.")] = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     reasoning_effort: Effort | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any] | None, Meta(description="Go to the chat template as they are.")] = (
+        None
+    )
 
     tools: Annotated[list[ChatTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: CallMode | ChatToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    guided_regex: str | None = None
-    guided_grammar: str | None = None
-    thinking_budget: Annotated[int, Meta(ge=0)] | None = None
+    guided_regex: Annotated[str | None, Meta(description="A regular expression that the answer must match.")] = None
+    guided_grammar: Annotated[
+        str | None, Meta(description="A grammar (llguidance's Lark) that the answer must follow.")
+    ] = None
+    thinking_budget: Annotated[ThinkingBudget | None, Meta(description="Tokens of reasoning at most.")] = None
 
     functions: Annotated[Any, only([])] = None
     function_call: Annotated[Any, only("none")] = None

@@ -13,7 +13,7 @@ from mlx_server_nano.types import TokenLogprob
 
 
 class LegacyLogprobs(Struct):
-    """As CreateCompletionResponse has them. An entry of `top_logprobs` holds the token itself beside the most likely ones.
+    """An entry of `top_logprobs` holds the token itself beside the most likely ones.
     text_offset: where in the choice's text the token begins, in characters. The first token of an echoed prompt has
     null for both probabilities."""
 

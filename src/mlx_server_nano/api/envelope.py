@@ -55,7 +55,7 @@ def openai_error(error: ServerError) -> bytes:
 
 def anthropic_error(error: ServerError, request_id: str | None = None) -> bytes:
     """Anthropic's envelope. The field at fault is named in the message."""
-    status = anthropic_status(error)
+    status = anthropic_status(type(error))
     kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     message = error.message
     if isinstance(error, ContextLengthError):
@@ -65,9 +65,9 @@ def anthropic_error(error: ServerError, request_id: str | None = None) -> bytes:
     return msgspec.json.encode(AnthropicError(AnthropicErrorBody(kind, message), request_id))
 
 
-def anthropic_status(error: ServerError) -> int:
+def anthropic_status(kind: type[ServerError]) -> int:
     """Anthropic says 529 where a service cannot take a request now."""
-    return 529 if isinstance(error, UnavailableError) else error.status
+    return 529 if issubclass(kind, UnavailableError) else kind.status
 
 
 def is_anthropic(path: str) -> bool:

@@ -13,6 +13,7 @@ from mlx_server_nano.errors import UnsupportedParameterError
 
 _NOTHING: Final = "asks_for_nothing"
 
+NOT_SUPPORTED: Final = "Not supported."
 # For fields that mean something to their vendor's own service only.
 NO_EFFECT: Final = Meta(description="Accepted, without effect.")
 
@@ -20,7 +21,7 @@ NO_EFFECT: Final = Meta(description="Accepted, without effect.")
 def only(*values: object) -> Meta:
     """For a field that changes the answer in ways the server does not offer: the values that, like null, ask for nothing."""
     return Meta(
-        description="Not supported.", extra_json_schema={"enum": [None, *values]}, extra={_NOTHING: (None, *values)}
+        description=NOT_SUPPORTED, extra_json_schema={"enum": [None, *values]}, extra={_NOTHING: (None, *values)}
     )
 
 

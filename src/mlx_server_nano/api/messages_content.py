@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from mlx_server_nano.api.messages_thinking import recall
 from mlx_server_nano.errors import InvalidRequestError
@@ -19,10 +19,13 @@ from mlx_server_nano.types import Message, Role, ToolCall
 _BILLING: Final = re.compile(r"\Ax-anthropic-billing-header:[^\n]*\n?")
 
 
-class Block(Struct):
-    """All types of content blocks in one. Other fields, `cache_control` and `citations` among them, have no meaning here."""
+_BLOCKS: Final = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
 
-    type: str
+
+class Block(Struct):
+    """A content block of any type. Other fields, `cache_control` and `citations` among them, have no meaning here."""
+
+    type: Annotated[str, Meta(extra_json_schema={"enum": [*_BLOCKS]})]
     text: str | None = None
     thinking: str | None = None
     signature: str | None = None

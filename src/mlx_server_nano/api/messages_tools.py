@@ -20,7 +20,7 @@ class ToolParam(Struct):
     """`type` names a tool of Anthropic's; it is absent or `custom` for the client's own."""
 
     name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$")] | None = None
-    type: str | None = None
+    type: Annotated[str, Meta(extra_json_schema={"pattern": f"^(custom$|{_SEARCH})"})] | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     strict: bool | None = None

@@ -72,7 +72,7 @@ class Errors:
 
 def _response(scope: Scope, error: ServerError) -> Response:
     if is_anthropic(scope["path"]):
-        body, status = anthropic_error(error, scope["state"]["request_id"]), anthropic_status(error)
+        body, status = anthropic_error(error, scope["state"]["request_id"]), anthropic_status(type(error))
     else:
         body, status = openai_error(error), error.status
     response = Response(body, status_code=status, media_type="application/json")

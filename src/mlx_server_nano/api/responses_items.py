@@ -6,10 +6,10 @@ import base64
 import binascii
 import secrets
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from mlx_server_nano.api.chat_messages import Part, join_parts
 from mlx_server_nano.chat.custom import custom_arguments
@@ -25,23 +25,31 @@ _PREFIXES: Final = {
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
 }
+_ROLES: Final = (Role.USER, Role.ASSISTANT, Role.SYSTEM, Role.DEVELOPER)
 _INPUT: Final = ("input_text", "text")
 _OUTPUT: Final = ("output_text", "refusal", *_INPUT)
 _REASONING: Final = ("reasoning_text", "summary_text", "text")
 
 
 class ItemPart(Part, omit_defaults=True, kw_only=True):
+    """A text: that of a user's, system or developer message is `input_text`, the assistant's `output_text` or `refusal`."""
+
+    type: Annotated[str, Meta(extra_json_schema={"enum": [*dict.fromkeys(_OUTPUT + _REASONING)]})]
     annotations: list[Any] | None = None
     logprobs: list[Any] | None = None
 
 
 class Item(Struct, omit_defaults=True, kw_only=True):
-    """All types in one; `complete` says what each of them needs."""
+    """An item of any type; without a type it is a message, or with nothing but an id a reference.
 
-    type: str | None = None
+    A message needs `role` and `content`, a call `call_id`, `name` and `arguments` (or `input`), its output `call_id` and
+    `output`.
+    """
+
+    type: Annotated[str, Meta(extra_json_schema={"enum": [*_PREFIXES, "item_reference"]})] | None = None
     id: str | None = None
     status: str | None = None
-    role: str | None = None
+    role: Annotated[str, Meta(extra_json_schema={"enum": [*_ROLES]})] | None = None
     content: str | list[ItemPart] | None = None
     summary: list[ItemPart] | None = None
     encrypted_content: str | None = None
@@ -120,10 +128,8 @@ class Conversation:
             self.messages.append(Message(role=Role.TOOL, content=output, tool_call_id=call_id))
 
     def _message(self, item: Item, path: str) -> None:
-        if item.role not in (Role.USER, Role.ASSISTANT, Role.SYSTEM, Role.DEVELOPER):
-            raise InvalidRequestError(
-                "The role must be one of user, assistant, system, developer.", param=f"{path}.role"
-            )
+        if item.role not in _ROLES:
+            raise InvalidRequestError(f"The role must be one of {', '.join(_ROLES)}.", param=f"{path}.role")
         role = Role(item.role)
         content = _text(item.content, _OUTPUT if role is Role.ASSISTANT else _INPUT, f"{path}.content")
         message = Message(role=role, content=content)

@@ -17,7 +17,7 @@ from mlx_server_nano.types import Tool
 logger = logging.getLogger(__name__)
 
 # Built-in tools that Codex lists in every request, whether or not the server has them.
-_UNASKED: Final = frozenset(("web_search", "namespace", "local_shell"))
+_UNASKED: Final = ("web_search", "namespace", "local_shell")
 
 
 class FlatCustomFormat(Struct, omit_defaults=True):
@@ -30,9 +30,9 @@ class FlatCustomFormat(Struct, omit_defaults=True):
 
 
 class FlatTool(Struct, kw_only=True):
-    """Tools of all types. `format` is a custom tool's."""
+    """A function, or a custom tool, which has a `format` instead of `parameters`. The other types are left out."""
 
-    type: str
+    type: Annotated[str, Meta(extra_json_schema={"enum": ["function", "custom", *_UNASKED]})]
     name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$")] | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -41,9 +41,9 @@ class FlatTool(Struct, kw_only=True):
 
 
 class FlatChoice(Struct, omit_defaults=True, kw_only=True):
-    """An object in `tool_choice`, and in its list of allowed tools."""
+    """A tool that must be called, or those that may be."""
 
-    type: str
+    type: Annotated[str, Meta(extra_json_schema={"enum": ["function", "custom", "allowed_tools"]})]
     name: str | None = None
     mode: Literal["auto", "required"] | None = None
     tools: Annotated[list[FlatChoice], Meta(min_length=1)] | None = None

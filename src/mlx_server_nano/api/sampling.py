@@ -16,6 +16,7 @@ PositiveInt = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TopK = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 StopText = Annotated[str, Meta(min_length=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -26,11 +27,11 @@ Stop = StopText | Annotated[list[StopText], Meta(min_length=1, max_length=4)]
 
 
 class SamplingFields(Struct, kw_only=True):
-    """Every field may be null, which means its default. top_k: 0 and -1 turn it off."""
+    """Every field may be null, which means its default."""
 
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Probability | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    top_k: Annotated[TopK | None, Meta(description="0 and -1 turn it off.")] = None
     min_p: Probability | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     presence_penalty: Penalty | None = None

@@ -1,0 +1,1 @@
+"""The description of the HTTP surface: as an OpenAPI document, and as a page."""
