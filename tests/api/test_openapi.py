@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from html.parser import HTMLParser
 from typing import Any
 
@@ -284,6 +284,14 @@ def test_the_server_gives_the_document_and_the_page(playing: httpx.Client) -> No
     response = playing.get("/docs")
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     assert response.text == build_page(DOCUMENT)
+
+
+def test_the_page_needs_no_key_and_the_document_does(start: Callable[..., Running]) -> None:
+    """A browser can't send one for a page; a program can."""
+    with httpx.Client(base_url=start(api_key="secret").url) as client:
+        assert [client.get(path).status_code for path in ("/docs", "/openapi.json")] == [200, 401]
+    keyless = {operation.path for operation in OPERATIONS if operation.keyless}
+    assert keyless == {"/health", "/docs"}
 
 
 class Page(HTMLParser):

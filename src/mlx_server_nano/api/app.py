@@ -15,7 +15,7 @@ from mlx_server_nano.api.embeddings import EmbeddingDialect
 from mlx_server_nano.api.envelope import ANTHROPIC_PATH
 from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.messages import MessagesDialect
-from mlx_server_nano.api.middleware import HEALTH_PATH, ApiKey, Draining, Errors, RequestIds
+from mlx_server_nano.api.middleware import DOCS_PATH, HEALTH_PATH, ApiKey, Draining, Errors, RequestIds
 from mlx_server_nano.api.models import ModelEndpoints
 from mlx_server_nano.api.openapi.endpoints import Description
 from mlx_server_nano.api.responses import responses_routes
@@ -63,7 +63,7 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
         Route(f"{ANTHROPIC_PATH}/count_tokens", Methods({"POST": count})),
         *responses_routes(settings, manager, gate),
         Route("/openapi.json", Methods({"GET": description.document})),
-        Route("/docs", Methods({"GET": description.page})),
+        Route(DOCS_PATH, Methods({"GET": description.page})),
         Route("/v1/models", Methods({"GET": models.list})),
         Route("/v1/models/{name:path}", Methods({"GET": models.retrieve})),
     ]

@@ -17,6 +17,7 @@ from mlx_server_nano.api.routing import NotAllowedHereError
 from mlx_server_nano.errors import AuthenticationError, ServerError
 
 HEALTH_PATH: Final = "/health"
+DOCS_PATH: Final = "/docs"
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 
 
@@ -86,14 +87,15 @@ def _response(scope: Scope, error: ServerError) -> Response:
 
 
 class ApiKey:
-    """Wants the key, as a bearer token or as `x-api-key`, everywhere but at /health. Raises AuthenticationError."""
+    """Wants the key, as a bearer token or as `x-api-key`, everywhere but at /health and for the page of documentation, which
+    a browser can't send one for. Raises AuthenticationError."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
         self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != HEALTH_PATH:
+        if scope["type"] == "http" and scope["path"] not in (HEALTH_PATH, DOCS_PATH):
             self._check(Headers(scope=scope))
         await self._app(scope, receive, send)
 

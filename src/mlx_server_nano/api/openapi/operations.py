@@ -276,6 +276,7 @@ OPERATIONS: Final = (
         group="Models and status",
         summary="This description, as a page",
         media_type="text/html",
-        errors=_ANYWHERE,
+        errors=_ANYWHERE[1:],
+        keyless=True,
     ),
 )
