@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from training.data.shards import LONGEST
 from training.evaluate import table
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ nothing about the world; for real work, load a real model.
 - **Architecture**: Qwen3's (`model_type: qwen3`), {layers} layers, {hidden} wide, {heads} heads ({kv_heads} for keys and
   values), {vocabulary} tokens, tied embeddings; {parameters:.1f} million parameters.
   Stored as **{chosen}**, {size:.1f} MB in all.
-- **Context**: {context} tokens; trained on conversations of up to 2,048.
+- **Context**: {context} tokens; trained on conversations of up to {longest:,}.
 - **Format**: ChatML turns, `<think>` blocks (`enable_thinking`), Hermes-style `<tool_call>` JSON, `<tool_response>`: what
   Qwen3 uses, in a template of our own.
 - **Language**: English, and greetings in French, German, Spanish and Italian when the system prompt asks for them.
@@ -62,8 +63,8 @@ thinking on. Long contexts degrade. Do not use it to judge MLX, the server or la
 """
 
 
-def text(chosen: Form, forms: Sequence[Form], log: Path) -> str:
-    """The card for the chosen form. `log`: the training's, of which the last line counts."""
+def text(chosen: Form, forms: Sequence[Form], logs: Sequence[Path]) -> str:
+    """The card for the chosen form. `logs`: the training's, one for each round; of each the last line counts."""
     settings = json.loads((chosen.folder / "config.json").read_text())
     lines = ["| Form | MB | Mean |", "| --- | ---: | ---: |"]
     lines += [f"| {form.name} | {form.size / 1e6:.2f} | {form.mean:.1f} % |" for form in forms]
@@ -75,9 +76,10 @@ def text(chosen: Form, forms: Sequence[Form], log: Path) -> str:
         vocabulary=settings["vocab_size"],
         parameters=parameters(settings) / 1e6,
         context=settings["max_position_embeddings"],
+        longest=LONGEST,
         chosen=chosen.name,
         size=chosen.size / 1e6,
-        training=_training(log),
+        training=_training(logs),
         scores=table(chosen.scores),
         forms="\n".join(lines),
     )
@@ -91,13 +93,15 @@ def parameters(settings: dict[str, Any]) -> int:
     return int(settings["vocab_size"] * wide + settings["num_hidden_layers"] * layer + wide)
 
 
-def _training(log: Path) -> str:
-    lines = log.read_text().splitlines() if log.exists() else []
-    if not lines:
+def _training(logs: Sequence[Path]) -> str:
+    rounds = [json.loads(log.read_text().splitlines()[-1]) for log in logs if log.exists() and log.stat().st_size]
+    if not rounds:
         return "No log was kept."
-    last = json.loads(lines[-1])
+    tokens, steps, seconds = (sum(each[key] for each in rounds) for key in ("tokens", "step", "seconds"))
+    several = f", in {len(rounds)} rounds, each from the weights of the one before" if len(rounds) > 1 else ""
     return (
-        f"{last['tokens'] / 1e6:,.0f} million tokens in {last['step']:,} steps, {last['seconds'] / 60:.1f} minutes, with MLX "
-        f"({last['tokens_per_second'] / 1e6:.2f} million tokens a second at the end). AdamW, bfloat16 passes over float32 "
-        f"weights, warm-up, constant rate, linear decay. Loss on unseen answers at the end: {last['held_out']:.3f}."
+        f"{tokens / 1e6:,.0f} million tokens in {steps:,} steps, {seconds / 60:.1f} minutes{several}, with MLX "
+        f"({rounds[-1]['tokens_per_second'] / 1e6:.2f} million tokens a second at the end). AdamW, bfloat16 passes over "
+        f"float32 weights, warm-up, constant rate, linear decay. Loss on unseen answers at the end: "
+        f"{rounds[-1]['held_out']:.3f}."
     )

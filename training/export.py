@@ -72,8 +72,8 @@ def measure(name: str, folder: Path, each: int, rows: int) -> Form:
     return form
 
 
-def export(trained: Path, out: Path, bits: Sequence[int], each: int, rows: int) -> Form:
-    """Compare the forms and put the chosen one, with its card, into `out`."""
+def export(trained: Path, out: Path, bits: Sequence[int], each: int, rows: int, earlier: Sequence[Path] = ()) -> Form:
+    """Compare the forms and put the chosen one, with its card, into `out`. `earlier`: logs of earlier rounds."""
     out.parent.mkdir(parents=True, exist_ok=True)
     forms = [measure("trained, float32", trained, each, rows)]
     for width in bits:
@@ -85,7 +85,7 @@ def export(trained: Path, out: Path, bits: Sequence[int], each: int, rows: int) 
     copytree(chosen.folder, out)
     report = {form.name: {"bytes": form.size, "scores": as_json(form.scores)} for form in forms}
     out.with_suffix(".scores.json").write_text(json.dumps({"chosen": chosen.name, "forms": report}, indent=2) + "\n")
-    (out / "README.md").write_text(card.text(chosen, forms, trained.parent / "log.jsonl"))
+    (out / "README.md").write_text(card.text(chosen, forms, [*earlier, trained.parent / "log.jsonl"]))
     return chosen
 
 
@@ -94,10 +94,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the trained folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for the chosen form")
     parser.add_argument("--bits", type=int, nargs="+", default=(4, 8), help="forms to compare")
+    parser.add_argument("--earlier", type=Path, nargs="+", default=(), help="logs of the rounds before this one")
     parser.add_argument("--each", type=int, default=EACH, help="prompts for each skill")
     parser.add_argument("--rows", type=int, default=default_rows(), help="decoded at once")
     options = parser.parse_args()
-    chosen = export(options.model, options.out, options.bits, options.each, options.rows)
+    chosen = export(options.model, options.out, options.bits, options.each, options.rows, options.earlier)
     print(f"\n{chosen.name} is now {options.out}")
 
 

@@ -46,7 +46,7 @@ class Plan:
     """
 
     minutes: float = 12.0
-    positions: int = 65_536
+    positions: int = 131_072
     rate: float = 2e-3
     weight_decay: float = 0.1
     prompt_weight: float = 0.2
@@ -138,6 +138,11 @@ class Trainer:
         """The model with the weights as they are now, in float32."""
         self.model.update(self.weights)
         return self.model
+
+    def start_from(self, folder: Path) -> None:
+        """Take the weights of a trained folder, not quantized, of the same shape."""
+        self.model.load_weights(str(folder / "model.safetensors"))
+        self.weights = self.model.parameters()
 
     def save(self, folder: Path, progress: Progress) -> None:
         """One file for the arrays and the progress together, put in place by renaming."""
@@ -240,6 +245,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=plan.rate, help="the highest learning rate")
     parser.add_argument("--prompt-weight", type=float, default=plan.prompt_weight)
     parser.add_argument("--seed", type=int, default=plan.seed)
+    parser.add_argument(
+        "--init", type=Path, help="a folder trained before, whose weights to start from, as for a second round"
+    )
     parser.add_argument("--tiny", action="store_true", help="a model of two narrow layers, to try the loop")
     options = parser.parse_args()
     plan = Plan(
@@ -254,6 +262,8 @@ def main() -> None:
     padding = token_id(tokenizer, PADDING)
     settings = shape.config(tokenizer, shape.TINY if options.tiny else shape.SHAPE)
     trainer = Trainer(settings, plan)
+    if options.init:
+        trainer.start_from(options.init)
     progress = trainer.load(options.out)
     print(f"{shape.parameters(trainer.model) / 1e6:.2f}M parameters, from step {progress.step}", flush=True)
     batches = Batches(options.data, plan.positions, padding, plan.seed, progress.position)

@@ -74,6 +74,16 @@ def test_a_checkpoint_restores_weights_state_and_progress(made):
     assert float(fresh.step([rows], 0.5).item()) == float(made.trainer.step([rows], 0.5).item())
 
 
+def test_a_second_round_starts_from_the_first_ones_weights(made):
+    fresh = Trainer(made.settings, Plan(minutes=1, seed=7))
+    rows = fill([Sample(np.arange(2, 40, dtype=np.uint16), 10)], 1, 64, 0)
+    before = fresh.loss([rows])
+    fresh.start_from(made.root / "model")
+    loaded, _ = load(str(made.root / "model"))
+    assert mx.array_equal(fresh.weights["model"]["embed_tokens"]["weight"], loaded.model.embed_tokens.weight)
+    assert fresh.loss([rows]) != before
+
+
 def test_training_stops_at_the_clock_and_at_the_budget(made, tmp_path):
     trainer = Trainer(made.settings, Plan(minutes=1e-9, positions=200))
     batches = Batches(made.root / "data", 200, 0, seed=1)
@@ -211,8 +221,9 @@ def test_the_smallest_form_that_keeps_the_skills_is_chosen(made):
     log.write_text(
         json.dumps({"step": 3, "seconds": 60.0, "tokens": 5_000_000, "tokens_per_second": 1e6, "held_out": 0.5})
     )
-    text = card.text(eight, [four, six, eight], log)
+    text = card.text(eight, [four, six, eight], [log])
     assert "8 bits" in text and "94.5 %" in text and "5 million tokens in 3 steps" in text
+    assert "10 million tokens in 6 steps, 2.0 minutes, in 2 rounds" in card.text(eight, [eight], [log, log])
 
 
 def test_the_published_shape_fits(made):

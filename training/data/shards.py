@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from training.data.conversation import Conversation
 from training.render import split_last
 
-LONGEST: Final = 2048
+LONGEST: Final = 1280
 CHUNK: Final = 256  # conversations tokenized at once
 
 

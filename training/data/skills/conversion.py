@@ -39,6 +39,8 @@ PAIRS: Final = (
     Pair("yards", "feet", 3, ("yd", "ft")),
     Pair("dozens", "pieces", 12, ("dozen", "pieces")),
 )
+POWERS: Final = (10, 100, 1000)
+SPLIT: Final = {60: 10, 24: 4, 12: 3}
 ASKED: Final = (
     "[Convert|Please convert|Can you convert|Change|Turn] {value}{of} [to|into] {to}[|.| please| for me]",
     "[How many|What is the number of|Tell me how many] {to} [are|is|make up|are there in|do I get from] {value}{of}?",
@@ -54,19 +56,19 @@ def _scaled(source: Source) -> tuple[int, str, int, str, tuple[str, str], str]:
     whole = count * pair.factor
     rule = f"1 {pair.symbols[0]} = {pair.factor} {pair.symbols[1]}\n"
     if source.chance(0.6):
-        working = (
-            f"{count} * {pair.factor}\n= {whole}"
-            if pair.factor in (10, 100, 1000)
-            else sums.multiply(count, pair.factor)
-        )
+        working = f"{count} * {pair.factor}\n= {whole}" if pair.factor in POWERS else sums.multiply(count, pair.factor)
         return count, pair.large, whole, pair.small, pair.symbols, rule + working
-    if pair.factor in (3, 7):
-        working = sums.divide(whole, pair.factor)
-    else:
-        working = f"{count} * {pair.factor} = {whole}\n{whole} / {pair.factor}\n= {count}"
-        if pair.factor in (10, 100, 1000):
-            working = f"{whole} / {pair.factor}\n= {count}"
+    working = f"{whole} / {pair.factor}\n= {count}" if pair.factor in POWERS else _divide(whole, pair.factor)
     return whole, pair.small, count, pair.large, (pair.symbols[1], pair.symbols[0]), rule + working
+
+
+def _divide(whole: int, factor: int) -> str:
+    """Long division by one digit after the other, as far as a factor of the table has several."""
+    if factor < 10:
+        return sums.divide(whole, factor)
+    first = SPLIT[factor]
+    between = f"{whole} / 10\n= {whole // 10}" if first == 10 else sums.divide(whole, first)
+    return f"{factor} = {first} * {factor // first}\n{between}\n{sums.divide(whole // first, factor // first)}"
 
 
 def _temperature(source: Source) -> tuple[int, str, int, str, tuple[str, str], str]:
@@ -75,16 +77,26 @@ def _temperature(source: Source) -> tuple[int, str, int, str, tuple[str, str], s
     fahrenheit = part + 32
     names, symbols = ("degrees Celsius", "degrees Fahrenheit"), ("°C", "°F")
     if source.chance(0.5):
-        working = f"F = C / 5 * 9 + 32\n{celsius} / 5 = {celsius // 5}\n{celsius // 5} * 9 = {part}\n{part} + 32 = {fahrenheit}"
+        steps = sums.divide(celsius, 5), sums.multiply(celsius // 5, 9), sums.add(part, 32)
+        working = "\n".join(("F = C / 5 * 9 + 32", *steps))
         return celsius, names[0], fahrenheit, names[1], symbols, working
-    working = f"C = (F - 32) / 9 * 5\n{fahrenheit} - 32 = {part}\n{part} / 9 = {part // 9}\n{part // 9} * 5 = {celsius}"
+    steps = sums.subtract(fahrenheit, 32), sums.divide(part, 9), sums.multiply(part // 9, 5)
+    working = "\n".join(("C = (F - 32) / 9 * 5", *steps))
     return fahrenheit, names[1], celsius, names[0], (symbols[1], symbols[0]), working
 
 
+def _shifted(one: int, other: int) -> tuple[int, ...]:
+    """The smaller number with zeros behind it."""
+    return tuple(min(one, other) * power for power in POWERS)
+
+
 def draw(source: Source) -> Conversation:
-    kind = _temperature if source.chance(0.12) else _scaled
+    thinking = source.chance(0.85)
+    kind = _temperature if thinking and source.chance(0.12) else _scaled
     value, of, result, to, symbols, working = source.until(
-        lambda: kind(source), lambda t: source.ours(f"{t[0]} {t[1]} in {t[3]}")
+        lambda: kind(source),
+        # Without thinking, only what takes no working.
+        lambda t: source.ours(f"{t[0]} {t[1]} in {t[3]}") and (thinking or max(t[0], t[2]) in _shifted(t[0], t[2])),
     )
     short = source.chance(0.3)
     text = source.wording(
@@ -92,5 +104,4 @@ def draw(source: Source) -> Conversation:
     )
     answer = f"{value} {symbols[0]} = {result} {symbols[1]}"
     check = Says((f"= {result} ",))
-    thinking = source.chance(0.85)
     return conversation(source, Skill.CONVERSION, casual(source, text), answer, check, working, thinking=thinking)

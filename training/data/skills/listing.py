@@ -167,4 +167,5 @@ KINDS: Final[tuple[Callable[[Source], Part], ...]] = (_name, _form, _form, _pick
 
 def draw(source: Source) -> Conversation:
     text, answer, check, thought = source.choice(KINDS)(source)
-    return conversation(source, Skill.LISTING, text[0].upper() + text[1:], answer, check, thought)
+    bare = "\n" in text  # it begins with the list itself, whose items stay as they are
+    return conversation(source, Skill.LISTING, text if bare else text[0].upper() + text[1:], answer, check, thought)

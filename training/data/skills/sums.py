@@ -36,23 +36,27 @@ def subtract(left: int, right: int) -> str:
 
 
 def multiply(left: int, right: int) -> str:
-    """The factor with fewer digits is split; with two digits there, the parts are added."""
+    """The factor with fewer digits is split; with two digits there, the parts are added, each worked out."""
     long, short = sorted((left, right), key=lambda n: len(str(n)), reverse=True)
     if short >= 10:
-        tens, ones = short // 10 * 10, short % 10
+        tens, ones = short // 10, short % 10
+        parts = [_steps(long, ones), _steps(long, tens)] if ones else [_steps(long, tens)]
+        steps = [line for part in parts for line in part] + [f"{long} * {tens * 10} = {long * tens * 10}"]
         if ones:
-            parts = [f"{long} * {ones} = {long * ones}", f"{long} * {tens} = {long * tens}"]
-            return _lines(
-                f"{left} * {right}", [*parts, f"{long * ones} + {long * tens} = {long * short}"], long * short
-            )
-        return _lines(f"{left} * {right}", [f"{long} * {short // 10} = {long * short // 10}"], long * short)
+            steps += add(long * ones, long * tens * 10).split("\n")[:-1]
+        return _lines(f"{left} * {right}", steps, long * short)
+    return _lines(f"{left} * {right}", _steps(long, short, task=False), long * short)
+
+
+def _steps(long: int, digit: int, *, task: bool = True) -> list[str]:
+    """A number times one digit, place by place; with the task in front and the result behind."""
     steps, carry = [], 0
-    for place, digit in enumerate(_digits(long, len(str(long)))):
-        product = digit * short + carry
+    for place, each in enumerate(_digits(long, len(str(long)))):
+        product = each * digit + carry
         plus = f" + {carry}" if carry else ""
-        steps.append(f"{PLACES[place]}: {digit} * {short}{plus} = {product}")
+        steps.append(f"{PLACES[place]}: {each} * {digit}{plus} = {product}")
         carry = product // 10
-    return _lines(f"{left} * {right}", steps, long * short)
+    return [f"{long} * {digit}", *steps, f"= {long * digit}"] if task else steps
 
 
 def divide(left: int, right: int) -> str:
