@@ -61,11 +61,13 @@ class ChatPrompt(Struct, frozen=True, kw_only=True, tag="chat"):
     """Messages to be rendered with the model's chat template, already in the form that it wants (see `chat.prepare`).
 
     messages, tools, template_kwargs go to the template as they are; tools None: the template's variable is none.
+    droppable: groups of messages (their indices) that may be left out, in this order, if the prompt is too long.
     """
 
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] | None = None
     template_kwargs: dict[str, Any] = {}
+    droppable: tuple[tuple[int, ...], ...] = ()
 
 
 class TextPrompt(Struct, frozen=True, kw_only=True, tag="text"):

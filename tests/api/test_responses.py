@@ -459,3 +459,13 @@ def test_roles_reach_the_template(server):
     items: Any = [{"role": role, "content": role} for role in ("system", "developer", "user", "assistant")]
     server.client().responses.create(model="m", input=items)
     assert [m["content"] for m in prompt_of(server)][-2:] == [Role.USER, Role.ASSISTANT]
+
+
+def test_truncation(server):
+    """The worker is told what it may leave out: the gateway knows of no tokens."""
+    items: Any = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+    given: Any = {"model": "m", "input": items, "instructions": "Be kind."}
+    assert server.client().responses.create(**given, truncation="auto").truncation == "auto"
+    assert server.client().responses.create(**given).truncation == "disabled"
+    told, silent = (request.prompt.droppable for request in server.manager.requests)
+    assert (told, silent) == (((1,), (2,)), ())

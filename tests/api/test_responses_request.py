@@ -134,6 +134,7 @@ def test_reasoning(item, reasoning):
         ({"input": [{"type": "custom_tool_call", "call_id": "1", "name": "g"}]}, "input.0.input"),
         ({"input": [{"type": "web_search_call", "id": "x"}]}, "input.0.type"),
         ({"max_output_tokens": 15}, "max_output_tokens"),
+        ({"truncation": "some"}, "truncation"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"include": ["nothing"]}, "include.0"),
         ({"metadata": {"a": 1}}, "metadata"),
@@ -168,7 +169,6 @@ def test_faults(fields, param):
     ("fields", "param"),
     [
         ({"background": True}, "background"),
-        ({"truncation": "auto"}, "truncation"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),

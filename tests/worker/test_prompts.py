@@ -109,6 +109,34 @@ def test_a_prompt_that_leaves_no_room(qwen):
         prepare(qwen, TokenPrompt(ids=(5,) * 21), options=limits)
 
 
+TALK = tuple(
+    {"role": role, "content": f"{number} " + "word " * 20} for number in range(8) for role in ("user", "assistant")
+)
+LONG = ChatPrompt(messages=(HELLO.messages[0], *TALK, HELLO.messages[1]), droppable=tuple((i,) for i in range(1, 17)))
+
+
+def test_a_long_chat_is_cut_where_it_may_be(qwen):
+    """As little as gives the answer its room: one message more would be too many."""
+    whole = len(prepare(qwen, LONG).ids)
+    for context, max_tokens, room in ((whole + 1, 5, 1), (whole, 5, 5), (whole // 2, None, whole // 8), (200, 150, 50)):
+        ids = prepare(qwen, LONG, options={"context_length": context}, max_tokens=max_tokens).ids
+        text = qwen.tokenizer.decode(ids)
+        assert text.startswith("<|im_start|>system\nBe kind.") and "Hello" in text
+        assert len(ids) + room <= context
+        kept = text.count("<|im_start|>") - 3
+        assert text.count("word") == 20 * kept
+        if kept < 16:
+            more = tuple(range(1, 16 - kept))
+            messages = tuple(message for i, message in enumerate(LONG.messages) if i not in more)
+            assert len(prepare(qwen, ChatPrompt(messages=messages)).ids) + room > context
+
+
+def test_a_chat_that_is_too_long_even_so(qwen):
+    """The error tells of the whole chat."""
+    with pytest.raises(ContextLengthError, match=f"the prompt has {len(prepare(qwen, LONG).ids)};"):
+        prepare(qwen, LONG, options={"context_length": 20})
+
+
 @pytest.mark.parametrize("token_id", [-1, 3282])
 def test_a_bias_for_no_token(qwen, token_id):
     with pytest.raises(InvalidRequestError, match=r"0\.\.3281") as caught:

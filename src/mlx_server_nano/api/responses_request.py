@@ -81,13 +81,13 @@ class ResponseBody(SamplingFields, kw_only=True):
     tool_choice: CallMode | FlatChoice | None = None
     parallel_tool_calls: bool | None = None
     include: list[Includable] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
     store: bool | None = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     metadata: Annotated[dict[Text64, Text512], Meta(max_length=16)] | None = None
 
     background: Annotated[Any, only(False)] = None
-    truncation: Annotated[Any, only("disabled")] = None
     conversation: Annotated[Any, only()] = None
     prompt: Annotated[Any, only()] = None
     context_management: Annotated[Any, only([])] = None
@@ -143,6 +143,7 @@ def decode(body: bytes, settings: Settings, store: ResponseStore) -> tuple[ChatR
         sampling=wire.to_sampling(),
         max_tokens=settings.default_max_tokens if wire.max_output_tokens is None else wire.max_output_tokens,
         stop=wire.stop_strings(),
+        truncate=wire.truncation == "auto",
         logprobs=(wire.top_logprobs or 0) if wire.top_logprobs or _LOGPROBS in include else None,
     )
     return request, ResponseOptions(
@@ -243,6 +244,6 @@ def _echo(wire: ResponseBody, tools: list[dict[str, Any]], settings: Settings) -
         tools=tools,
         top_logprobs=wire.top_logprobs or 0,
         top_p=1.0 if wire.top_p is None else wire.top_p,
-        truncation="disabled",
+        truncation=wire.truncation or "disabled",
         user=UNSET if wire.user is None else wire.user,
     )

@@ -10,12 +10,13 @@ from typing import Any
 from mlx_server_nano.chat.detect import detect
 from mlx_server_nano.chat.formats.base import Format
 from mlx_server_nano.chat.grammar import answer_grammar, call_grammar, json_body
-from mlx_server_nano.chat.prepare import Traits, prepare, probe
+from mlx_server_nano.chat.prepare import Prepared, Traits, prepare, probe
 from mlx_server_nano.chat.request import AnswerFormat, CallMode, ChatRequest, Thinking
 from mlx_server_nano.chat.thinking import thinking_variables
+from mlx_server_nano.chat.truncation import droppable
 from mlx_server_nano.errors import InvalidRequestError
 from mlx_server_nano.template import TemplateError
-from mlx_server_nano.types import ChatPrompt, Constraint, GenerationRequest, ModelInfo, ThinkingBudget, Tool
+from mlx_server_nano.types import ChatPrompt, Constraint, GenerationRequest, ModelInfo, Role, ThinkingBudget, Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class ChatModel:
                 messages=prepared.messages,
                 tools=prepared.tools,
                 template_kwargs={**self._thinking_variables(chat.thinking), **chat.template_kwargs},
+                droppable=self._droppable(chat, prepared) if chat.truncate else (),
             ),
             sampling=chat.sampling,
             max_tokens=chat.max_tokens,
@@ -61,6 +63,15 @@ class ChatModel:
             thinking=self._budget(chat, prepared.format),
         )
         return Bound(request, prepared.format, tools, chat.custom)
+
+    def _droppable(self, chat: ChatRequest, prepared: Prepared) -> tuple[tuple[int, ...], ...]:
+        instructed = any(message.role in (Role.SYSTEM, Role.DEVELOPER) for message in chat.messages)
+        in_words = bool(chat.tools) and not self._traits.tools
+        return droppable(
+            prepared.messages,
+            head_instructs=not self._traits.system and (instructed or in_words),
+            alternating=self._traits.alternating,
+        )
 
     def _thinking_variables(self, thinking: Thinking) -> dict[str, Any]:
         if self._info.chat_template is None or thinking == Thinking(budget=thinking.budget):

@@ -21,6 +21,7 @@ from mlx_server_nano.chat.formats.base import Format, JsonCall
 from mlx_server_nano.template import TemplateError, compile_template, render
 from mlx_server_nano.types import Message, Role, Tool, ToolCall
 
+TOOL_RESPONSE: Final = "<tool_response>"  # begins the result of a call where a template knows no such role
 _ALPHANUMERICS: Final = string.digits + string.ascii_letters
 _LONG_ID: Final = "call_abcdefghijklmnopqrstuvwx"
 _USER: Final[Mapping[str, Any]] = {"role": "user", "content": "probeuser"}
@@ -174,7 +175,7 @@ def prepare(messages: Sequence[Message], tools: Sequence[Tool], traits: Traits, 
 
 def _message(message: Message, names: Mapping[str, str], traits: Traits, form: Format) -> dict[str, Any]:
     if message.role is Role.TOOL and not traits.results:
-        return {"role": "user", "content": f"<tool_response>\n{message.content or ''}\n</tool_response>"}
+        return {"role": "user", "content": f"{TOOL_RESPONSE}\n{message.content or ''}\n</tool_response>"}
     role = Role.SYSTEM if message.role is Role.DEVELOPER else message.role
     out: dict[str, Any] = {"role": str(role), "content": message.content or ""}
     if message.name is not None:

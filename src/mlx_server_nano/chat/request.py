@@ -50,7 +50,8 @@ class ChatRequest:
     """Every chat dialect decodes to this.
 
     custom: the names of the tools whose calls carry text (see `chat.custom`). answer: None: free text. template_kwargs go to
-    the chat template and win over what `thinking` stands for. For the rest see `GenerationRequest`.
+    the chat template and win over what `thinking` stands for. truncate: leave out old messages if they are too many for the
+    model. For the rest see `GenerationRequest`.
     """
 
     messages: tuple[Message, ...]
@@ -60,6 +61,7 @@ class ChatRequest:
     answer: AnswerFormat | None = None
     thinking: Thinking = field(default_factory=Thinking)
     template_kwargs: dict[str, Any] = field(default_factory=dict)
+    truncate: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()

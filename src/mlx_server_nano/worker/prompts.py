@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,8 +48,8 @@ class Tokenizing:
         prompt = request.prompt
         branches: tuple[int, ...] = ()
         if isinstance(prompt, ChatPrompt):
-            text = self.render(prompt)
-            ids, tail = self._encode(text, add_special_tokens=False), text[-_TAIL:]
+            prompt, text, ids = self._fitted(prompt, request.max_tokens)
+            tail = text[-_TAIL:]
             branches = self._branches(prompt, ids) if self._find_branches else ()
         else:
             ids = self._ids(prompt, "prompt")
@@ -64,6 +65,32 @@ class Tokenizing:
             thinking=self._thinking(request.thinking, tail),
             branches=branches,
         )
+
+    def _fitted(self, prompt: ChatPrompt, max_tokens: int | None) -> tuple[ChatPrompt, str, list[int]]:
+        """The prompt, its text and its tokens; without as many of the droppable messages as it takes to fit. Then there is room
+        for the answer too, a quarter of the context at most, so that not every turn of a conversation cuts it anew."""
+        whole = self._attempt(prompt, 0)
+        if len(whole[2]) < self._context_length:
+            return whole
+        quarter = self._context_length // 4
+        limit = self._context_length - (quarter if max_tokens is None else min(max_tokens, quarter))
+        tried: dict[int, tuple[ChatPrompt, str, list[int]]] = {}
+
+        def fits(dropped: int) -> bool:
+            tried[dropped] = self._attempt(prompt, dropped)
+            return len(tried[dropped][2]) <= limit
+
+        choices = range(1, len(prompt.droppable) + 1)
+        found = bisect_left(choices, True, key=fits)
+        return tried[choices[found]] if found < len(choices) else whole
+
+    def _attempt(self, prompt: ChatPrompt, dropped: int) -> tuple[ChatPrompt, str, list[int]]:
+        gone = {i for group in prompt.droppable[:dropped] for i in group}
+        if gone:
+            left = tuple(message for i, message in enumerate(prompt.messages) if i not in gone)
+            prompt = structs.replace(prompt, messages=left)
+        text = self.render(prompt)
+        return prompt, text, self._encode(text, add_special_tokens=False)
 
     def embeddable(self, text: TextPrompt | TokenPrompt, param: str) -> list[int]:
         """Raises InvalidRequestError for an empty text, ContextLengthError for one that is too long."""
