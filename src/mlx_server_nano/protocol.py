@@ -37,7 +37,8 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     default_temperature: the operator's, for requests that name none; None: the model's generation_config.json, else
     0.7. max_rows: sequences that decode together. prefill_chunk, busy_prefill_chunk: prompt tokens per engine step
     while nothing or something decodes. log_name stands in the worker's log lines.
-    prefix_cache_bytes: for caches of earlier prompts and answers; 0: none; None: a tenth of the memory."""
+    prefix_cache_bytes: for caches of earlier prompts and answers; 0: none; None: a tenth of the memory. speculation: guess
+    tokens and verify them together where that pays."""
 
     log_name: str
     default_temperature: float | None = None
@@ -46,6 +47,7 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     busy_prefill_chunk: int = 512
     trust_remote_code: bool = False
     prefix_cache_bytes: int | None = None
+    speculation: bool = True
 
 
 class Load(Struct, frozen=True, array_like=True, tag="load"):
@@ -165,10 +167,13 @@ Event = Started | Echo | Delta | Answer | Failed
 
 class Step(Struct, frozen=True, array_like=True, tag="step"):
     """All that one engine step has to say; nothing but the memory once the engine comes to rest. memory_bytes: what MLX
-    holds now, caches included."""
+    holds now, caches included. drafted_tokens, accepted_tokens: guessed since the last frame, and those of them that came
+    true."""
 
     events: tuple[Event, ...]
     memory_bytes: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 ToWorker = Load | Generate | Cancel

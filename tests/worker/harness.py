@@ -34,19 +34,26 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.memory_bytes = 0
+        self.drafted = 0
+        self.accepted = 0
 
     def send(self, message: Any) -> None:
         assert isinstance(message, Step)
         self.events += message.events
         self.memory_bytes = message.memory_bytes
+        self.drafted += message.drafted_tokens
+        self.accepted += message.accepted_tokens
 
 
 class Driver:
+    """Without speculation unless it is asked for."""
+
     def __init__(self, loaded: loader.LoadedModel, **options: Any) -> None:
         self.loaded = loaded
         self.recorder = Recorder()
         self.inbox: Inbox[Incoming] = Inbox()
-        self.engine = Engine(loaded, LoadOptions(log_name="test", **options), self.recorder, self.inbox)  # type: ignore[arg-type]
+        settings = LoadOptions(log_name="test", **{"speculation": False, **options})
+        self.engine = Engine(loaded, settings, self.recorder, self.inbox)  # type: ignore[arg-type]
         self.tokenizing = Tokenizing(
             loaded.tokenizer,
             loaded.apply_template,

@@ -7,6 +7,7 @@ import pytest
 
 from mlx_server_nano.errors import InvalidRequestError
 from mlx_server_nano.types import Constraint, Sampling
+from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.grammar import MAX_GRAMMAR_BYTES, Masks
 from tests.worker.harness import GREEDY, Driver
 
@@ -48,10 +49,29 @@ def test_masks(tiny):
     masks = Masks(loaded.grammars.vocab_size)
     grammar = loaded.grammars.compile(Constraint(grammar='start: "a"'), "")
     bits = masks.fill([None, grammar, None], [None, None, 40])
-    allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")
+    allowed = np.unpackbits(bits[:, 0].view(np.uint8), axis=1, bitorder="little")
     assert allowed[0, : loaded.grammars.vocab_size].all()
     assert {loaded.vocabulary.bytes_of(int(i)) for i in np.flatnonzero(allowed[1])} == {b"a"}
     assert np.flatnonzero(allowed[2]).tolist() == [40]
+
+
+def test_masks_after_each_drafted_token(tiny):
+    loaded = tiny()
+    masks = Masks(loaded.grammars.vocab_size)
+    grammar = loaded.grammars.compile(Constraint(grammar='start: "a" ("b" | "c") "d"'), "")
+    a, b, c, d = (loaded.tokenizer.encode(name, add_special_tokens=False)[0] for name in "abcd")
+    assert grammar.allowed([a, b, b]) == [a, b]
+    assert grammar.allowed([b]) == []
+    bits = masks.fill([grammar, None], [None, 40], Drafts([[a, b], []], 4))
+    allowed = np.unpackbits(bits.view(np.uint8), axis=2, bitorder="little")
+    # Other tokens may begin the same text, "ab" for one.
+    for position, token in enumerate((a, b, d)):
+        assert allowed[0, position, token]
+        assert allowed[0, position].sum() < 5
+    assert allowed[0, 1, c]
+    assert np.flatnonzero(allowed[1, 0]).tolist() == [40]
+    grammar.advance(a)
+    assert grammar.allowed([c, d]) == [c, d], "the state has not moved"
 
 
 @pytest.mark.parametrize(

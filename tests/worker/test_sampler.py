@@ -58,8 +58,8 @@ class Row(Sequence):
         )
         self.u = u
 
-    def draw(self) -> float:
-        return super().draw() if self.u is None else self.u
+    def draw(self, ahead: int = 0) -> float:
+        return super().draw(ahead) if self.u is None else self.u
 
 
 def grid(size: int = GRID) -> list[float]:
@@ -248,6 +248,55 @@ def test_penalties_and_bias_shape_the_distribution_before_temperature():
     assert seen[8] == 0
 
 
+def test_verifying_draws_what_step_by_step_is_drawn():
+    """Rows of all kinds; drafts that come true to any length, the rest of them wrong."""
+    rng = np.random.default_rng(8)
+    vocab, width = 40, 5
+    rows = {
+        kind: [Row(prompt=[1, 2, 2], seed=i, **s) for i, s in enumerate([*SETTINGS, *PENALTIES, {"temperature": 0.0}])]
+        for kind in ("steps", "wide")
+    }
+    count = len(rows["steps"])
+    samplers = {kind: Sampler(some, vocab) for kind, some in rows.items()}
+    last = np.full(count, 2)
+    for _ in range(4):
+        logits = (rng.normal(size=(count, width, vocab)) * 2).astype(np.float32)
+        bits = rng.integers(1 << 20, 1 << 31, size=(count, width, 2)).astype(np.int32)
+        allowed = rng.random() < 0.5
+        drawn = np.zeros((count, width), dtype=np.int64)
+        inputs = np.zeros((count, width), dtype=np.int64)
+        inputs[:, 0] = last
+        for at in range(width):
+            mask = mx.array(bits[:, at]) if allowed else None
+            drawn[:, at] = np.array(
+                samplers["steps"](mx.array(logits[:, at]), mx.array(inputs[:, at], dtype=mx.uint32), mask)
+            )
+            for row in rows["steps"]:
+                row.launched += 1
+            if at + 1 < width:
+                inputs[:, at + 1] = drawn[:, at]
+        right = rng.integers(0, width, count)
+        for i, length in enumerate(right):
+            inputs[i, length + 1 :] = (inputs[i, length + 1 :] + 1) % vocab
+        found = np.array(
+            samplers["wide"].verify(
+                mx.array(logits), mx.array(inputs, dtype=mx.uint32), mx.array(bits) if allowed else None
+            )
+        )
+        for i, length in enumerate(right):
+            assert found[i, : length + 1].tolist() == drawn[i, : length + 1].tolist()
+        # All rows go on from where the least of them ended.
+        kept = int(right.min()) + 1
+        samplers["wide"].keep([drawn[i, : kept - 1].tolist() for i in range(count)])
+        for i, row in enumerate(rows["wide"]):
+            row.output += drawn[i, :kept].tolist()
+            row.keep_read()
+            rows["steps"][i].output = list(row.output)
+            rows["steps"][i].keep_read()
+        samplers["steps"] = Sampler(rows["steps"], vocab)
+        last = drawn[:, kept - 1]
+
+
 def test_half_precision_logits_are_sampled_in_single_precision():
     logits = mx.array(random_logits(seed=6))[None].astype(mx.bfloat16)
     exact = np.array(logits.astype(mx.float32))[0]
@@ -259,7 +308,7 @@ def test_half_precision_logits_are_sampled_in_single_precision():
 
 def numbers(seed: int | None, choice: int, count: int = 1000) -> list[float]:
     draws = Draws(seed, choice)
-    return [draws.next() for _ in range(count)]
+    return [draws.at(index) for index in range(count)]
 
 
 def test_draws_depend_on_the_seed_and_the_choice_alone():
@@ -270,6 +319,11 @@ def test_draws_depend_on_the_seed_and_the_choice_alone():
     for seed in (0, -1, 2**63, -(2**63), 2**64 - 1):
         assert all(0 <= u < 1 for u in numbers(seed, 3, 10))
     assert numbers(-1, 0, 3) != numbers(0, 0, 3)
+
+
+def test_a_number_stays_what_it_is():
+    draws = Draws(5, 0)
+    assert [draws.at(index) for index in (7, 0, 7, 3)] == [numbers(5, 0)[index] for index in (7, 0, 7, 3)]
 
 
 def test_draws_are_uniform_and_independent():
@@ -289,7 +343,7 @@ def test_a_draw_stays_below_one_in_single_precision(monkeypatch):
 
     draws = Draws(0, 0)
     monkeypatch.setattr(draws, "_generator", AlmostOne())
-    assert np.float32(draws.next()) < 1
+    assert np.float32(draws.at(0)) < 1
 
 
 def test_draw_survives_running_sums_that_do_not_rise_evenly(monkeypatch):

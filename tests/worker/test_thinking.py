@@ -63,3 +63,18 @@ def test_nothing_is_forced_into_a_character():
     assert thinking.forced is None
     thinking.advance("ö")
     assert thinking.forced == 7
+
+
+def test_how_much_can_be_drafted():
+    thinking = limit(3, inside=False)
+    assert thinking.free == 0, "it may open its reasoning"
+    thinking.advance("<think>")
+    assert thinking.free == 2
+    thinking.advance("a")
+    assert thinking.free == 1
+    thinking.advance("b")
+    thinking.advance("c")
+    assert (thinking.forced, thinking.free) == (7, 0)
+    for text in ("\n", "</think>", "\n\n"):
+        thinking.advance(text)
+    assert thinking.free > 1000

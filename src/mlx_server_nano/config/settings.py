@@ -151,6 +151,14 @@ SETTINGS: Final = (
         "SIZE",
         "For each model, KV caches of earlier prompts and answers, as 4G; 0: none; unset: a tenth of the memory.",
     ),
+    Setting(
+        "speculation",
+        "--speculation/--no-speculation",
+        "MLX_SPECULATION",
+        boolean(),
+        "",
+        "Guess tokens from what was said before and verify several at once, where that is faster.",
+    ),
     Setting("max_body", "--max-body", "MLX_MAX_BODY", memory(), "SIZE", "Largest request body."),
     Setting(
         "keepalive_interval",
@@ -241,6 +249,7 @@ class Settings:
     prefill_chunk: int = 2048
     busy_prefill_chunk: int = 512
     prefix_cache_memory: int | None = None
+    speculation: bool = True
     max_body: int = 64 << 20
     keepalive_interval: float = 5.0
     shutdown_timeout: float = 30.0

@@ -194,6 +194,7 @@ class Manager:
             busy_prefill_chunk=self._settings.busy_prefill_chunk,
             trust_remote_code=self._settings.trust_remote_code,
             prefix_cache_bytes=self._settings.prefix_cache_memory,
+            speculation=self._settings.speculation,
         )
 
     def _tool_format(self, model: str) -> str | None:

@@ -15,19 +15,23 @@ import mlx.core as mx
 
 from mlx_server_nano.errors import Failure, GenerationError, ServerError
 from mlx_server_nano.protocol import Cancel, Delta, Echo, Event, Failed, LoadOptions, Started, Step
-from mlx_server_nano.types import FinishReason, TextPrompt
+from mlx_server_nano.types import FinishReason, TextPrompt, TokenLogprob
 from mlx_server_nano.worker import memory, slots
 from mlx_server_nano.worker.channel import Channel, Inbox
+from mlx_server_nano.worker.costs import Shape
 from mlx_server_nano.worker.detokenizer import make_detokenizer
+from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.embedder import Embedder, EmbeddingTask
 from mlx_server_nano.worker.grammar import Masks
 from mlx_server_nano.worker.group import Batch, Group, Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
+from mlx_server_nano.worker.ngram import PromptIndex
 from mlx_server_nano.worker.questions import Outcome
 from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.scheduler import Prefill, Prepared, Scheduler
-from mlx_server_nano.worker.sequence import Sequence
+from mlx_server_nano.worker.sequence import Sequence, joined
+from mlx_server_nano.worker.speculate import Speculator
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,14 +42,21 @@ _SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
 Incoming = Outcome | Cancel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Step:
-    """A step on its way: tokens `[rows]`, lazy, for these sequences."""
+    """A step on its way: tokens `[rows]`, lazy, for these sequences; `[rows, width]` where it verifies drafts. before: the
+    length of each row's output when it was launched."""
 
     group: Group
     tokens: mx.array
     sequences: list[Sequence]
     logprobs: LogprobReader | None
+    drafts: Drafts | None
+    before: list[int]
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(len(self.sequences), self.drafts.width if self.drafts else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,7 @@ class _Pass:
 
     group: Group
     logits: mx.array
+    drafts: Drafts | None
     step: _Step | None
 
 
@@ -71,14 +83,17 @@ class Engine:
             self._reuse,
             vocab_size=loaded.info.vocab_size,
             batchable=loaded.info.batchable,
+            verifies=loaded.verifies,
             padding_limit=max(loaded.info.weights_bytes, _PADDING_BYTES) // per_token,
         )
         self._masks = Masks(loaded.grammars.vocab_size)
+        self._speculator = Speculator(enabled=options.speculation)
         self._embedder = Embedder(loaded.model, loaded.new_caches, loaded.embedding)
         self._joining: list[Row] = []
         self._launched: list[_Step] = []
         self._events: list[Event] = []
         self._turns = 0
+        self._only_decoding = False
 
     def run(self) -> None:
         """Until the process ends: see `Channel`."""
@@ -93,13 +108,18 @@ class Engine:
     def turn(self, *, wait: bool) -> None:
         for message in self._inbox.take(wait=wait):
             self._take_in(message)
+        # Drafts go on from the last tokens, so these must be known before the next step is launched.
+        first = [step for step in self._launched if step.drafts is not None or self._hopes(step.group)]
+        self._read(first)
         passes = list(self._launch())
-        self._read(self._launched)
+        self._read([step for step in self._launched if step not in first])
+        self._note_duration(ahead=not first)
         self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
         # Before the prefill, which may take as long as several steps.
         self._post()
         decoding = self._batch.rows + sum(1 for row in self._joining if row.sequence.wants_step)
         budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
+        self._only_decoding = self._scheduler.idle and self._embedder.idle
         self._prefill(decoding, budget)
         self._embed(budget)
         self._turns += 1
@@ -144,12 +164,13 @@ class Engine:
         self._batch.settle(joining)
         for group in list(self._batch.groups):
             try:
-                logits = group.forward()
+                drafts = self._speculator.drafts(group, self._batch.rows)
+                logits = group.forward(drafts)
                 if group.held:
                     mx.async_eval(logits)
-                    yield _Pass(group, logits, None)
+                    yield _Pass(group, logits, drafts, None)
                 else:
-                    yield _Pass(group, logits, self._sample(group, logits, None))
+                    yield _Pass(group, logits, drafts, self._sample(group, logits, drafts, None))
             except Exception as error:
                 self._fail_group(group, group.sequences, error)
 
@@ -158,41 +179,61 @@ class Engine:
             return launch.step
         group = launch.group
         try:
-            allowed = self._masks.fill(group.grammars, group.forced)
-            return self._sample(group, launch.logits, mx.array(allowed))
+            allowed = mx.array(self._masks.fill(group.grammars, group.forced, launch.drafts))
+            if launch.drafts is None:
+                allowed = allowed[:, 0]
+            return self._sample(group, launch.logits, launch.drafts, allowed)
         except Exception as error:
             self._fail_group(group, group.sequences, error)
             return None
 
-    def _sample(self, group: Group, logits: mx.array, allowed: mx.array | None) -> _Step:
+    def _sample(self, group: Group, logits: mx.array, drafts: Drafts | None, allowed: mx.array | None) -> _Step:
+        before = [len(sequence.output) for sequence in group.sequences]
         tokens = group.sample(logits, allowed)
         logprobs = LogprobReader.of(group.sequences, logits, tokens)
         mx.async_eval(tokens, *(logprobs.arrays if logprobs else ()))
-        return _Step(group, tokens, list(group.sequences), logprobs)
+        return _Step(group, tokens, list(group.sequences), logprobs, drafts, before)
 
     def _read(self, steps: list[_Step]) -> None:
         for step in steps:
-            if all(sequence.done for sequence in step.sequences):
-                continue
-            try:
-                tokens: Any = step.tokens.tolist()
-                logprobs = step.logprobs.read(self._loaded.vocabulary) if step.logprobs else {}
-            except Exception as error:
-                self._fail_group(step.group, step.sequences, error)
-                continue
-            for i, (sequence, token) in enumerate(zip(step.sequences, tokens, strict=True)):
-                if not sequence.done:
-                    self._accept(sequence, token, logprobs.get(i))
+            if not all(sequence.done for sequence in step.sequences):
+                try:
+                    self._accept_step(step)
+                except Exception as error:
+                    self._fail_group(step.group, step.sequences, error)
+                    continue
+            if step.drafts is not None:
+                step.group.keep_read(step.before)
 
-    def _accept(self, sequence: Sequence, token: int, logprob: Any) -> None:
+    def _accept_step(self, step: _Step) -> None:
+        read: Any = step.tokens.tolist()
+        logprobs = step.logprobs.read(self._loaded.vocabulary) if step.logprobs else {}
+        width = step.shape.width
+        for row, sequence in enumerate(step.sequences):
+            tokens = [read[row]] if step.drafts is None else self._speculator.accepted(step.drafts, row, read[row])
+            if not sequence.done:
+                self._accept(sequence, [(token, logprobs.get(row * width + at)) for at, token in enumerate(tokens)])
+
+    def _accept(self, sequence: Sequence, tokens: list[tuple[int, TokenLogprob | None]]) -> None:
+        deltas = []
         try:
-            delta = sequence.accept(token, logprob)
+            for token, logprob in tokens:
+                if not sequence.done and (delta := sequence.accept(token, logprob)) is not None:
+                    deltas.append(delta)
         except Exception as error:
             _LOG.warning("The host-side work of a row failed", exc_info=True)
             self._fail(sequence.request_id, f"The output could not be processed: {error}")
             return
-        if delta is not None:
-            self._events.append(delta)
+        if deltas:
+            self._events.append(joined(deltas))
+
+    def _hopes(self, group: Group) -> bool:
+        return self._speculator.reads_first(group, self._batch.rows)
+
+    def _note_duration(self, *, ahead: bool) -> None:
+        """ahead: the next step was launched before the last one was read."""
+        only = self._launched[0].shape if len(self._launched) == 1 and self._only_decoding else None
+        self._speculator.costs.mark(only, ahead=ahead)
 
     def _prefill(self, decoding: int, budget: int) -> None:
         for prefill in self._scheduler.admit(decoding):
@@ -254,6 +295,7 @@ class Engine:
                 self._events.append(Delta(prepared.request_id, choice, "", 0, finish=FinishReason.LENGTH))
             return
         prefill.lease = self._reuse.share(prefill.lease, held, caches)
+        index = PromptIndex(prepared.ids) if self._speculator.enabled else None
         for choice in range(request.n):
             last = choice == request.n - 1
             sequence = Sequence(
@@ -270,6 +312,7 @@ class Engine:
                 logprobs=request.logprobs,
                 grammar=prepared.grammar.fork() if prepared.grammar else None,
                 thinking=prepared.thinking.fork() if prepared.thinking else None,
+                index=index,
             )
             own = caches if last else [slots.fork(cache) for cache in caches]
             token = mx.array(prepared.ids[-1:], dtype=mx.uint32)
@@ -299,4 +342,5 @@ class Engine:
         """At rest there may be nothing to say but how much memory is held now."""
         if self._events or at_rest:
             events, self._events = tuple(self._events), []
-            self._channel.send(Step(events, memory.held_bytes()))
+            drafted, accepted = self._speculator.take_counts()
+            self._channel.send(Step(events, memory.held_bytes(), drafted, accepted))

@@ -11,10 +11,15 @@ from typing import Any
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
-from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+from llguidance.numpy import (
+    allocate_token_bitmask,
+    fill_next_token_bitmask_par,
+    fill_next_token_bitmask_par_with_draft_tokens,
+)
 
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
 from mlx_server_nano.types import Constraint
+from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.vocabulary import Vocabulary
 
 MAX_GRAMMAR_BYTES = 512 << 10
@@ -45,6 +50,10 @@ class RowGrammar:
             raise GrammarError(
                 (self.matcher.get_error().partition("\n")[0]) or f"token {token_id} does not fit the grammar"
             )
+
+    def allowed(self, draft: list[int]) -> list[int]:
+        """As much of a draft as the grammar allows; the state stays."""
+        return draft[: self.matcher.validate_tokens(draft)] if draft else draft
 
 
 class _Tokens:
@@ -126,19 +135,27 @@ class Masks:
         self._vocab_size = vocab_size
         self._executor = LLExecutor()
 
-    def fill(self, grammars: list[RowGrammar | None], forced: list[int | None]) -> Bitmask:
-        """Bits `[rows, vocabulary / 32]`, 1 where a token may come: all ones for rows without a grammar, one bit where a token
-        is forced."""
-        bits: Bitmask = allocate_token_bitmask(len(grammars), self._vocab_size)
-        matchers = [
-            (grammar.matcher, i)
-            for i, (grammar, token) in enumerate(zip(grammars, forced, strict=True))
+    def fill(
+        self, grammars: list[RowGrammar | None], forced: list[int | None], drafts: Drafts | None = None
+    ) -> Bitmask:
+        """Bits `[rows, width, vocabulary / 32]`, 1 where a token may come: all ones for rows without a grammar, one bit
+        where a token is forced. Positions after the first are those after each drafted token; drafts must be such as the
+        grammar allows."""
+        width = drafts.width if drafts is not None else 1
+        tokens = drafts.tokens if drafts is not None else [[]] * len(grammars)
+        bits: Bitmask = allocate_token_bitmask(len(grammars) * width, self._vocab_size)
+        ruled = [
+            (grammar.matcher, i * width, draft)
+            for i, (grammar, token, draft) in enumerate(zip(grammars, forced, tokens, strict=True))
             if grammar is not None and token is None
         ]
-        if matchers:
-            fill_next_token_bitmask_par(self._executor, matchers, bits)
+        if single := [(matcher, at) for matcher, at, draft in ruled if not draft]:
+            fill_next_token_bitmask_par(self._executor, single, bits)
+        if drafted := [(matcher, at, draft) for matcher, at, draft in ruled if draft]:
+            fill_next_token_bitmask_par_with_draft_tokens(self._executor, drafted, bits)
+        bits = bits.reshape(len(grammars), width, -1)
         for row, token in enumerate(forced):
             if token is not None:
-                bits[row] = 0
-                bits[row, token // 32] = np.int32(np.uint32(1 << token % 32).view(np.int32))
+                bits[row, 0] = 0
+                bits[row, 0, token // 32] = np.int32(np.uint32(1 << token % 32).view(np.int32))
         return bits

@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.grammar import RowGrammar
 from mlx_server_nano.worker.prefix import Entry
 from mlx_server_nano.worker.reuse import Reuse
@@ -37,12 +38,15 @@ class Group:
     """One forward pass a step. `sequences[i]` is row i; a finished one stays until the next
     `join` or `close_gaps`, which come between steps."""
 
-    def __init__(self, model: Callable[..., mx.array], row: Row, vocab_size: int) -> None:
+    def __init__(self, model: Callable[..., mx.array], row: Row, vocab_size: int, *, verifies: bool = False) -> None:
+        """verifies: drafts can be verified, as the caches can be cut back to what was accepted."""
         self._model = model
+        self.verifies = verifies
         self._vocab_size = vocab_size
         self.sequences: list[Sequence] = [row.sequence]
         self.caches: Caches = row.caches
         self.tokens: mx.array = row.token
+        self._inputs: mx.array = row.token[:, None]
         self.lease = row.lease
         self._slotted = False
         self._sampler: Sampler | None = None
@@ -112,23 +116,45 @@ class Group:
         """Whether what may come next in some row depends on its last token."""
         return any(s.grammar is not None or (s.thinking is not None and s.thinking.active) for s in self.sequences)
 
-    def forward(self) -> mx.array:
-        """Run the model on every row's last token: logits `[rows, vocabulary]`, lazy."""
+    def forward(self, drafts: Drafts | None = None) -> mx.array:
+        """Run the model on every row's last token: logits `[rows, vocabulary]`, lazy. With drafts, on those as well: logits
+        `[rows, width, vocabulary]`; all tokens must have been read, and `keep_read` must come before the next step."""
+        width = 1
+        self._inputs = self.tokens[:, None]
+        if drafts is not None:
+            width = drafts.width
+            self._inputs = mx.array(drafts.inputs([s.last for s in self.sequences]), dtype=mx.uint32)
         if self._slotted:
-            positions = slots.Positions.of([len(sequence) for sequence in self.sequences])
+            positions = slots.Positions.of([len(sequence) for sequence in self.sequences], width)
             for mine in self.caches:
                 slots.begin(mine, positions)
-        logits: mx.array = self._model(self.tokens[:, None], cache=self.caches)[:, -1]
-        return logits
+        logits: mx.array = self._model(self._inputs, cache=self.caches)
+        return logits if drafts is not None else logits[:, -1]
 
     def sample(self, logits: mx.array, allowed: mx.array | None = None) -> mx.array:
-        """The rows' next tokens `[rows]`, lazy; `forward` takes them in next. allowed: see `Sampler`."""
+        """The rows' next tokens, lazy; `forward` takes them in next. logits and allowed: see `Sampler`. Gives `[rows]`, or
+        `[rows, width]` where drafts are verified."""
         if self._sampler is None:
             self._sampler = Sampler(self.sequences, self._vocab_size)
-        self.tokens = self._sampler(logits, self.tokens, allowed)
+        if logits.ndim == 3:
+            tokens = self._sampler.verify(logits, self._inputs, allowed)
+        else:
+            tokens = self.tokens = self._sampler(logits, self.tokens, allowed)
         for sequence in self.sequences:
             sequence.launched += 1
-        return self.tokens
+        return tokens
+
+    def keep_read(self, before: list[int]) -> None:
+        """Cut the caches back to what has been read of a step that verified drafts. before: the length of each row's output
+        when it was launched."""
+        for sequence in self.sequences:
+            sequence.keep_read()
+        self.tokens = mx.array([sequence.last for sequence in self.sequences], dtype=mx.uint32)
+        if self._sampler is not None:
+            self._sampler.keep([s.output[start:-1] for s, start in zip(self.sequences, before, strict=True)])
+        if not self._slotted:
+            for mine in self.caches:
+                slots.cut(mine, len(self.sequences[0]))
 
     def _into_slots(self) -> None:
         own, self.caches = self.caches, [slots.slots_for(cache) for cache in self.caches]
@@ -173,14 +199,22 @@ class Batch:
     """All groups. `join` decides where a row decodes."""
 
     def __init__(
-        self, model: Callable[..., mx.array], reuse: Reuse, *, vocab_size: int, batchable: bool, padding_limit: int
+        self,
+        model: Callable[..., mx.array],
+        reuse: Reuse,
+        *,
+        vocab_size: int,
+        batchable: bool,
+        verifies: bool,
+        padding_limit: int,
     ) -> None:
-        """padding_limit: key positions of padding that a group may have, those that take as many bytes as the
-        weights."""
+        """verifies: see `Group`. padding_limit: key positions of padding that a group may have, those that take as many
+        bytes as the weights."""
         self._model = model
         self._vocab_size = vocab_size
         self._reuse = reuse
         self._batchable = batchable
+        self._verifies = verifies
         self._padding_limit = padding_limit
         self.groups: list[Group] = []
 
@@ -200,7 +234,7 @@ class Batch:
             if not row.sequence.wants_step:
                 self._leave(row.sequence, row.lease, functools.partial(Group(self._model, row, 0).extract, 0))
             elif not self._join(row, self.groups):
-                self.groups.append(Group(self._model, row, self._vocab_size))
+                self.groups.append(Group(self._model, row, self._vocab_size, verifies=self._verifies))
         for group in self.groups:
             group.close_gaps()
 

@@ -37,7 +37,8 @@ _EVAL_BYTES = 256 << 20
 class LoadedModel:
     """A model ready to run. `apply_template` is None for a model without a chat template.
 
-    kv_bytes_per_token: what a token takes in the KV caches of all layers together, state arrays not counted.
+    kv_bytes_per_token: what a token takes in the KV caches of all layers together, state arrays not counted. verifies:
+    several tokens of a row can go through it at once while it decodes, and be taken back.
     """
 
     model: Any
@@ -50,6 +51,7 @@ class LoadedModel:
     embedding: EmbeddingPlan
     info: ModelInfo
     kv_bytes_per_token: int
+    verifies: bool
 
     def new_caches(self) -> list[Any]:
         return list(make_prompt_cache(self.model))
@@ -102,7 +104,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         raise
     except Exception as error:
         raise _explained(error, path) from error
-    vocab_size, batchable, kv_bytes = _try_out(model, path)
+    vocab_size, batchable, verifies, kv_bytes = _try_out(model, path)
     apply_template = _template(wrapper, tokenizer)
     info = ModelInfo(
         model_type=config["model_type"],
@@ -126,6 +128,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         embedding=read_plan(path, config),
         info=info,
         kv_bytes_per_token=kv_bytes,
+        verifies=verifies,
     )
 
 
@@ -210,12 +213,13 @@ def _first_line(error: Exception, path: Path) -> str:
     return (str(error).replace(str(path), path.name).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _try_out(model: Any, path: Path) -> tuple[int, bool, int]:
+def _try_out(model: Any, path: Path) -> tuple[int, bool, bool, int]:
     """Run two short rows alone and then together: the first use of a kernel compiles it, and a model whose caches or
-    positions don't go into slots shows it here rather than under load. Gives vocabulary size, batchable, KV bytes per
-    token."""
+    positions don't go into slots shows it here rather than under load. Gives vocabulary size, batchable, verifies, KV
+    bytes per token."""
     own = [list(make_prompt_cache(model)) for _ in range(2)]
     batchable = all(slots.batchable(cache) for cache in own[0])
+    verifies = all(slots.cuttable(cache) for cache in own[0])
     try:
         for caches, ids in zip(own, ([1, 2], [1, 2, 3]), strict=True):
             logits = model(mx.array([ids]), cache=caches)
@@ -224,19 +228,30 @@ def _try_out(model: Any, path: Path) -> tuple[int, bool, int]:
         raise ModelLoadError(f"A forward pass of the model failed: {_first_line(error, path)}") from error
     kv_bytes = sum(slots.bytes_per_token(cache) for cache in own[0])
     if not batchable:
-        return logits.shape[-1], False, kv_bytes
+        return logits.shape[-1], False, verifies, kv_bytes
+    together = [slots.slots_for(cache) for cache in own[0]]
+    for layer, shared in enumerate(together):
+        for slot, caches in enumerate(own):
+            slots.put(shared, slot, caches[layer])
+    if problem := _trial(model, together, [[3], [4]]):
+        _LOG.warning("This model's rows can't be batched and run one at a time: %s", problem)
+        return logits.shape[-1], False, verifies, kv_bytes
+    if verifies and (problem := _trial(model, together, [[3, 5], [4, 6]])):
+        _LOG.warning("Drafts can't be verified in this model's batches, so there is no speculation: %s", problem)
+        verifies = False
+    return logits.shape[-1], True, verifies, kv_bytes
+
+
+def _trial(model: Any, together: list[Any], tokens: list[list[int]]) -> Exception | None:
+    """What is wrong with sending these tokens of two rows in slots through the model."""
+    positions = slots.Positions.of([2, 3], len(tokens[0]))
     try:
-        together = [slots.slots_for(cache) for cache in own[0]]
-        positions = slots.Positions.of([2, 3])
-        for layer, shared in enumerate(together):
-            for slot, caches in enumerate(own):
-                slots.put(shared, slot, caches[layer])
+        for shared in together:
             slots.begin(shared, positions)
-        mx.eval(model(mx.array([[3], [4]]), cache=together))
+        mx.eval(model(mx.array(tokens), cache=together))
     except Exception as error:
-        _LOG.warning("This model's rows can't be batched and run one at a time: %s", error)
-        return logits.shape[-1], False, kv_bytes
-    return logits.shape[-1], True, kv_bytes
+        return error
+    return None
 
 
 def _context_length(config: dict[str, Any], tokenizer: Any) -> int:

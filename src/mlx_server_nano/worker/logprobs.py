@@ -36,12 +36,19 @@ class LogprobReader:
 
     @classmethod
     def of(cls, sequences: Rows[Sequence], logits: mx.array, tokens: mx.array) -> LogprobReader | None:
-        """None if no row asked. logits `[rows, vocabulary]`, tokens `[rows]`."""
-        counts = {i: sequence.logprobs for i, sequence in enumerate(sequences) if sequence.logprobs is not None}
+        """None if no row asked. logits `[rows, vocabulary]` or `[rows, width, vocabulary]`, tokens likewise: a row's index is
+        that of its first token then, times the width."""
+        width = tokens.shape[1] if tokens.ndim > 1 else 1
+        counts = {
+            i * width + at: sequence.logprobs
+            for i, sequence in enumerate(sequences)
+            if sequence.logprobs is not None
+            for at in range(width)
+        }
         if not counts:
             return None
         index = mx.array(list(counts))
-        return cls(counts, logits[index], tokens[index])
+        return cls(counts, logits.reshape(-1, logits.shape[-1])[index], tokens.reshape(-1)[index])
 
     @classmethod
     def of_prompt(cls, logits: mx.array, following: list[int], count: int) -> LogprobReader:

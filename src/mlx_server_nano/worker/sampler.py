@@ -20,21 +20,63 @@ _LOWEST_TEMPERATURE = 1e-6
 
 
 class Sampler:
-    """Chooses a token for each of these rows. Made anew when the rows change; what a row has drawn lives in its
-    sequence.
+    """Chooses tokens for these rows. Made anew when the rows change; what a row has drawn lives in its sequence.
 
     A call takes logits `[rows, vocabulary]`, the rows' last tokens `[rows]` and, where a grammar rules, the allowed tokens
-    as bits `[rows, vocabulary / 32]`; it gives tokens `[rows]`, lazy.
+    as bits `[rows, vocabulary / 32]`; it gives tokens `[rows]`, lazy. `verify` is for several tokens of each row.
     """
 
     def __init__(self, rows: Rows[Sequence], vocab_size: int) -> None:
         self._rows = rows = list(rows)
         params = [row.sampling for row in rows]
+        self._bias = _bias(params, vocab_size)
+        self._penalties = _Penalties(rows, vocab_size) if any(p.penalized for p in params) else None
+        self._choose = _Choice(params, vocab_size)
+        self._vocab_size = vocab_size
+
+    def __call__(self, logits: mx.array, last: mx.array, allowed: mx.array | None = None) -> mx.array:
+        logits = logits.astype(mx.float32)
+        if self._penalties is not None:
+            logits = self._penalties(logits, last)
+        if self._bias is not None:
+            logits = logits + self._bias
+        if allowed is not None:
+            logits = mx.where(unpacked(allowed, logits.shape[-1]), logits, -math.inf)
+        return self._choose(logits, [row.draw() if row.sampling.temperature > 0 else 0.0 for row in self._rows])
+
+    def verify(self, logits: mx.array, inputs: mx.array, allowed: mx.array | None = None) -> mx.array:
+        """What each row says after its last token and, in case that they come, after each of its drafted ones.
+
+        logits `[rows, width, vocabulary]` after inputs `[rows, width]`, allowed `[rows, width, vocabulary / 32]`; tokens
+        `[rows, width]`. The rows' own tokens become known later: `keep` must follow."""
+        count, width, size = logits.shape
+        logits = logits.astype(mx.float32)
+        if self._penalties is not None:
+            logits = self._penalties.ahead(logits, inputs)
+        if self._bias is not None:
+            logits = logits + self._bias[:, None]
+        flat = logits.reshape(-1, size)
+        if allowed is not None:
+            flat = mx.where(unpacked(allowed.reshape(count * width, -1), size), flat, -math.inf)
+        choose = _Choice([row.sampling for row in self._rows for _ in range(width)], self._vocab_size)
+        uniform = [
+            row.draw(ahead) if row.sampling.temperature > 0 else 0.0 for row in self._rows for ahead in range(width)
+        ]
+        return choose(flat, uniform).reshape(count, width)
+
+    def keep(self, tokens: Rows[Rows[int]]) -> None:
+        """These drafted tokens of each row have come true."""
+        if self._penalties is not None:
+            self._penalties.count(tokens)
+
+
+class _Choice:
+    """The draw from logits: argmax, or temperature, the filters and the inverse distribution."""
+
+    def __init__(self, params: Rows[RowSampling], vocab_size: int) -> None:
         self._random = [p.temperature > 0 for p in params]
         self._any_random = any(self._random)
         self._all_random = all(self._random)
-        self._bias = _bias(params, vocab_size)
-        self._penalties = _Penalties(rows, vocab_size) if any(p.penalized for p in params) else None
         if not self._any_random:
             return
         self._is_random = mx.array(self._random)
@@ -51,21 +93,15 @@ class Sampler:
         self._top_p = _column([p.top_p for p in params])
         self._candidates = max((min(p.top_k or vocab_size, vocab_size) for p in filtered), default=vocab_size)
 
-    def __call__(self, logits: mx.array, last: mx.array, allowed: mx.array | None = None) -> mx.array:
-        logits = logits.astype(mx.float32)
-        if self._penalties is not None:
-            logits = self._penalties(logits, last)
-        if self._bias is not None:
-            logits = logits + self._bias
-        if allowed is not None:
-            logits = mx.where(unpacked(allowed, logits.shape[-1]), logits, -math.inf)
+    def __call__(self, logits: mx.array, uniform: Rows[float]) -> mx.array:
+        """Tokens `[n]` of logits `[n, vocabulary]`."""
         if not self._any_random:
             return mx.argmax(logits, axis=-1).astype(mx.uint32)
-        uniform = _column([row.draw() if random else 0.0 for row, random in zip(self._rows, self._random, strict=True)])
+        drawn = _column(uniform)
         scaled = logits * self._inverse_temperature
-        tokens = self._draw_filtered(scaled, uniform) if self._filtered else self._draw_all(scaled, uniform)
+        tokens = self._draw_filtered(scaled, drawn) if self._filtered else self._draw_all(scaled, drawn)
         if self._filtered and self._unfiltered:
-            tokens = mx.where(self._is_filtered, tokens, self._draw_all(scaled, uniform))
+            tokens = mx.where(self._is_filtered, tokens, self._draw_all(scaled, drawn))
         if not self._all_random:
             tokens = mx.where(self._is_random, tokens, mx.argmax(logits, axis=-1))
         return tokens.astype(mx.uint32)
@@ -147,12 +183,40 @@ class _Penalties:
         self._frequency = _column([p.frequency_penalty for p in params])
 
     def __call__(self, logits: mx.array, last: mx.array) -> mx.array:
+        """logits `[rows, vocabulary]` after the rows' last tokens `[rows]`."""
+        self._take_in(last)
+        return self._apply(logits, self._counts)
+
+    def ahead(self, logits: mx.array, inputs: mx.array) -> mx.array:
+        """logits `[rows, width, vocabulary]` after each of the inputs `[rows, width]`. Only the first of a row is counted for
+        good, the others where they and what follows them are looked at."""
+        self._take_in(inputs[:, 0])
+        width = inputs.shape[1]
+        counts = mx.repeat(self._counts[:, None], width, axis=1)
+        for at in range(1, width):
+            row, position = self._index[:, None], mx.arange(at, width)[None]
+            counts = counts.at[row, position, inputs[:, at : at + 1]].add(1.0)
+        return self._apply(logits, counts)
+
+    def count(self, tokens: Rows[Rows[int]]) -> None:
+        """These tokens of each row came, and another behind them."""
+        pairs = [(row, token) for row, some in enumerate(tokens) for token in some]
+        if pairs:
+            rows, ids = (mx.array(column) for column in zip(*pairs, strict=True))
+            self._counts = self._counts.at[rows, ids].add(1.0)
+
+    def _take_in(self, last: mx.array) -> None:
         is_output = mx.array([1.0 if row.launched else 0.0 for row in self._rows])
         self._counts = self._counts.at[self._index, last].add(is_output)
-        produced = self._counts > 0
-        seen = self._prompt | produced
-        logits = mx.where(seen, mx.where(logits > 0, logits / self._repetition, logits * self._repetition), logits)
-        return logits - self._presence * produced - self._frequency * self._counts
+
+    def _apply(self, logits: mx.array, counts: mx.array) -> mx.array:
+        prompt, repetition, presence, frequency = self._prompt, self._repetition, self._presence, self._frequency
+        if logits.ndim == 3:
+            prompt, repetition, presence, frequency = (f[:, None] for f in (prompt, repetition, presence, frequency))
+        produced = counts > 0
+        seen = prompt | produced
+        logits = mx.where(seen, mx.where(logits > 0, logits / repetition, logits * repetition), logits)
+        return logits - presence * produced - frequency * counts
 
 
 def _bias(params: Rows[RowSampling], vocab_size: int) -> mx.array | None:

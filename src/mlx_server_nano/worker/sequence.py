@@ -4,6 +4,7 @@ row."""
 from __future__ import annotations
 
 import os
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 from mlx_server_nano.protocol import Delta
 from mlx_server_nano.types import FinishReason, TokenLogprob
 from mlx_server_nano.worker.detokenizer import Detokenizer
+from mlx_server_nano.worker.ngram import Lookup, PromptIndex
 from mlx_server_nano.worker.stops import StopMatcher
 
 if TYPE_CHECKING:
@@ -42,16 +44,19 @@ class RowSampling:
 
 
 class Draws:
-    """A row's uniform numbers: from a counter-based generator (Philox), so that a seed gives the same numbers in any
-    batch. The choices of one request draw differently."""
+    """A row's uniform numbers, one for each token: from a counter-based generator (Philox), so that a seed gives the
+    same numbers in any batch. The choices of one request draw differently."""
 
     def __init__(self, seed: int | None, choice: int) -> None:
         low = int.from_bytes(os.urandom(8), "big") if seed is None else seed % (1 << 64)
         self._generator = np.random.Generator(np.random.Philox(key=low | choice << 64))
+        self._drawn = array("d")
 
-    def next(self) -> float:
-        """In [0, 1), also in single precision."""
-        return min(float(self._generator.random()), 1.0 - 2.0**-24)
+    def at(self, index: int) -> float:
+        """The number for the answer's token at `index`, in [0, 1), also in single precision."""
+        while len(self._drawn) <= index:
+            self._drawn.append(min(float(self._generator.random()), 1.0 - 2.0**-24))
+        return self._drawn[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ class Sequence:
     """One row. `launched` counts the tokens that forward passes will have produced, `output` those that the host has
     read.
 
-    The engine launches a step before it reads the last one, so `launched` runs ahead of `len(output)` by at most one.
+    The engine launches a step before it reads the last one, so `launched` runs ahead of `len(output)` by at most one. A
+    step that verifies drafts counts as one token until it is read: then as many as were accepted.
     The prompt's last token is the first one that a row decodes."""
 
     def __init__(
@@ -84,7 +90,9 @@ class Sequence:
         logprobs: int | None,
         grammar: RowGrammar | None = None,
         thinking: ThinkingLimit | None = None,
+        index: PromptIndex | None = None,
     ) -> None:
+        """index: of the prompt, if the answer is to be looked up in it."""
         self.request_id = request_id
         self.choice = choice
         self.prompt = prompt
@@ -95,6 +103,7 @@ class Sequence:
         self.thinking = thinking
         self.launched = 0
         self.output: list[int] = []
+        self.lookup = Lookup(index, self.output) if index is not None else None
         self.finish: FinishReason | None = None
         self.cancelled = False
         self._draws = Draws(sampling.seed, choice)
@@ -120,9 +129,18 @@ class Sequence:
         """Tokens in the KV cache once every launched step has run: all but the last one known or in flight."""
         return len(self.prompt) + self.launched - 1
 
-    def draw(self) -> float:
-        """The uniform number for this row's next token."""
-        return self._draws.next()
+    @property
+    def last(self) -> int:
+        """The last token that the host knows."""
+        return self.output[-1] if self.output else self.prompt[-1]
+
+    def draw(self, ahead: int = 0) -> float:
+        """The uniform number for this row's next token to be launched, or for one that many further on."""
+        return self._draws.at(self.launched + ahead)
+
+    def keep_read(self) -> None:
+        """Of the tokens that were verified together, only those that were read were the row's."""
+        self.launched = len(self.output)
 
     def accept(self, token_id: int, logprob: TokenLogprob | None = None) -> Delta | None:
         """Take a sampled token. Gives a delta if there is anything to send; the last one has a finish reason."""
@@ -185,3 +203,19 @@ class Sequence:
     def _delta(self, text: str, logprobs: tuple[TokenLogprob, ...], stop: str | None = None) -> Delta:
         tokens, self._uncounted = self._uncounted, 0
         return Delta(self.request_id, self.choice, text, tokens, logprobs, self.finish, stop)
+
+
+def joined(deltas: list[Delta]) -> Delta:
+    """What one step has to say of a choice, as one delta."""
+    if len(deltas) == 1:
+        return deltas[0]
+    last = deltas[-1]
+    return Delta(
+        last.request_id,
+        last.choice,
+        "".join(delta.text for delta in deltas),
+        sum(delta.tokens for delta in deltas),
+        tuple(logprob for delta in deltas for logprob in delta.logprobs),
+        last.finish,
+        last.stop,
+    )

@@ -1,9 +1,9 @@
 """KV caches for rows that decode together.
 
-A slot cache stands in for one layer's cache while a batch decodes one token a row. It holds `[slots, heads, capacity,
-dim]` tensors; a row owns a slot, its keys start at position 0, and each row is at its own position. So a row joins by
-writing its own slot and leaves by being forgotten: no other row's keys move. mlx-lm's models need of a cache: `offset`,
-`update_and_fetch`, `make_mask`.
+A slot cache stands in for one layer's cache while a batch decodes, one token a row or, to verify drafts, several. It
+holds `[slots, heads, capacity, dim]` tensors; a row owns a slot, its keys start at position 0, and each row is at its own
+position. So a row joins by writing its own slot and leaves by being forgotten: no other row's keys move. mlx-lm's models
+need of a cache: `offset`, `update_and_fetch`, `make_mask`.
 
 State-space and gated-delta layers keep mlx-lm's ArraysCache with a batch axis: their state is one array a row, made
 anew at each step anyway."""
@@ -26,18 +26,21 @@ _GROWTH = 256
 class Positions:
     """Where each row of a step writes: the same for all layers.
 
-    lengths: each row's length before the step. offset, after: int32 `[rows]`, before and after it. rows: `[rows]`, 0,
-    1, ..."""
+    lengths: each row's length before the step. width: tokens of each row. offset, after: int32 `[rows]`, before and after
+    the step. each: `[rows, width]`, the position of every token. rows: `[rows]`, 0, 1, ..."""
 
     lengths: tuple[int, ...]
+    width: int
     offset: mx.array
     after: mx.array
+    each: mx.array
     rows: mx.array
 
     @classmethod
-    def of(cls, lengths: Rows[int]) -> Positions:
+    def of(cls, lengths: Rows[int], width: int = 1) -> Positions:
         offset = mx.array(list(lengths), dtype=mx.int32)
-        return cls(tuple(lengths), offset, offset + 1, mx.arange(len(lengths)))
+        each = offset[:, None] + mx.arange(width, dtype=mx.int32)
+        return cls(tuple(lengths), width, offset, offset + width, each, mx.arange(len(lengths)))
 
     @property
     def level(self) -> bool:
@@ -56,22 +59,26 @@ class SlotKV:
         self._positions: Positions = Positions.of([0])
 
     def begin(self, positions: Positions) -> None:
-        """Prepare for a step of these rows; makes room for one token a row."""
+        """Prepare for a step of these rows; makes room for its tokens."""
         self._positions = positions
         self.offset = positions.offset
-        needed = self._index_capacity(max(positions.lengths) + 1)
+        needed = self._index_capacity(self._longest())
         if needed > self.keys.shape[2]:
             self._resize(len(positions.lengths), self._index_capacity(needed + max(_GROWTH, needed // 8)))
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write `[rows, heads, 1, dim]` at each row's position; return what the rows attend to, `[rows, heads, length,
+        """Write `[rows, heads, width, dim]` at each row's position; return what the rows attend to, `[rows, heads, length,
         dim]`."""
         positions = self._positions
         count = len(positions.lengths)
         if positions.level:
             at = self._index(positions.lengths[0])
-            self.keys[:count, :, at : at + 1] = keys
-            self.values[:count, :, at : at + 1] = values
+            self.keys[:count, :, at : at + positions.width] = keys
+            self.values[:count, :, at : at + positions.width] = values
+        elif positions.width > 1:
+            rows = positions.rows[:, None]
+            self.keys[rows, :, positions.each] = keys.transpose(0, 2, 1, 3)
+            self.values[rows, :, positions.each] = values.transpose(0, 2, 1, 3)
         else:
             at_each = self._indices(positions.offset)
             self.keys[positions.rows, :, at_each] = keys[:, :, 0]
@@ -84,15 +91,16 @@ class SlotKV:
         return self.keys[:count, :, :length], self.values[:count, :, :length]
 
     def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> mx.array | None:
-        """Bool `[rows, 1, 1, length]`, or None where every row sees all that is there."""
+        """Bool `[rows, 1, width, length]`, or None where every row sees all that is there."""
         positions, used = self._positions, self._used()
-        if positions.level and not return_array and (window_size is None or used <= window_size):
+        whole = window_size is None or used <= window_size
+        if positions.width == 1 and positions.level and not return_array and whole:
             return None
-        index = mx.arange(used)
-        mask = index < positions.after[:, None]
+        index, at_each = mx.arange(used), positions.each[:, :, None]
+        mask = index <= at_each
         if window_size is not None:
-            mask = mask & (index >= positions.after[:, None] - window_size)
-        return mask[:, None, None]
+            mask = mask & (index > at_each - window_size)
+        return mask[:, None]
 
     def put(self, slot: int, cache: Any) -> None:
         """Copy a row's own cache (batch of one) into a slot, which may be one past the last."""
@@ -132,8 +140,11 @@ class SlotKV:
         self.keys[slot : slot + 1, :, start : start + length] = keys
         self.values[slot : slot + 1, :, start : start + length] = values
 
+    def _longest(self) -> int:
+        return max(self._positions.lengths) + self._positions.width
+
     def _used(self) -> int:
-        return max(self._positions.lengths) + 1
+        return self._longest()
 
     def _index_capacity(self, length: int) -> int:
         return length
@@ -146,7 +157,8 @@ class SlotKV:
 
 
 class SlotRing(SlotKV):
-    """Slots of sliding-window attention: row r's token p lies at `[r, :, p % window]`."""
+    """Slots of sliding-window attention: row r's token p lies at `[r, :, p % window]`. Steps are one token wide: a second
+    one would be written over keys that the first still looks at."""
 
     def __init__(self, window: int) -> None:
         super().__init__()

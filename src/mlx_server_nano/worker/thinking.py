@@ -6,6 +6,8 @@ from collections import deque
 
 from mlx_server_nano.types import ThinkingBudget
 
+_UNLIMITED = 1 << 30
+
 
 class ThinkingLimit:
     """One row's count. `forced` is the token that must come next, None where the model is free."""
@@ -32,6 +34,13 @@ class ThinkingLimit:
     @property
     def forced(self) -> int | None:
         return self._queue[0] if self._queue else None
+
+    @property
+    def free(self) -> int:
+        """How many tokens can be drafted: whatever they are, the one after them is not forced."""
+        if self._over:
+            return _UNLIMITED
+        return 0 if self._queue or not self._inside else self._left - 1
 
     def advance(self, text: str, *, whole: bool = True) -> None:
         """A token was taken, which said this. whole: no character is left unfinished; before that nothing can be forced."""
