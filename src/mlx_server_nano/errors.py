@@ -7,6 +7,8 @@ ServerError                         500  server_error
 │   └── UnsupportedModelError            code model_not_supported
 ├── AuthenticationError             401  code invalid_api_key
 ├── ModelAccessError                403  code model_access_denied: a gated or private repository
+├── HostNotAllowedError             403  code host_not_allowed: called by a name that is not the server's
+├── OriginNotAllowedError           403  code origin_not_allowed: a web page that may not use the server
 ├── NotFoundError                   404  an unknown path
 │   ├── ModelNotFoundError               code model_not_found
 │   └── PreviousResponseNotFoundError    code previous_response_not_found
@@ -25,6 +27,8 @@ ServerError                         500  server_error
 
 from __future__ import annotations
 
+import logging
+import traceback
 from typing import ClassVar
 
 from msgspec import Struct
@@ -88,6 +92,18 @@ class ModelAccessError(ServerError):
     status = 403
     type = "invalid_request_error"
     code = "model_access_denied"
+
+
+class HostNotAllowedError(ServerError):
+    status = 403
+    type = "invalid_request_error"
+    code = "host_not_allowed"
+
+
+class OriginNotAllowedError(ServerError):
+    status = 403
+    type = "invalid_request_error"
+    code = "origin_not_allowed"
 
 
 class NotFoundError(ServerError):
@@ -170,3 +186,11 @@ def _tree(cls: type[ServerError]) -> dict[str, type[ServerError]]:
 def from_failure(failure: Failure) -> ServerError:
     """The error that a worker sent. An unknown kind becomes a plain ServerError."""
     return _tree(ServerError).get(failure.kind, ServerError)(failure.message, param=failure.param)
+
+
+def log_fault(logger: logging.Logger, what: str, error: Exception) -> None:
+    """Log an error that has no meaning on the wire: of which kind and where. What it says may quote a request, and is told
+    only at DEBUG."""
+    where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    logger.error("%s (%s):\n%s", what, type(error).__name__, where)
+    logger.debug("What the error says:", exc_info=error)

@@ -69,7 +69,7 @@ class Serving:
     def post(self, body: bytes | dict, path: str = "/v1/chat/completions", headers: str = "") -> socket.socket:
         """A raw request; the connection is to be closed by the server."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(data)}\r\n{headers}\r\n"
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {len(data)}\r\n{headers}\r\n"
         connection = self.connect()
         connection.sendall(head.encode() + data)
         return connection

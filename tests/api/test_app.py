@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import httpx
-import openai
 import pytest
 
 from tests.api.conftest import read_all, wait_until
@@ -150,7 +149,7 @@ def test_body_limit(start):
     error_of(httpx.post(url, content=iter([too_large[:600], too_large[600:]])), 413)
     assert httpx.post(url, content=json.dumps(BODY).encode().ljust(1000)).status_code == 200
     with server.connect() as connection:  # told beforehand: refused without waiting for it
-        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1001\r\n\r\n")
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1001\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 413")
 
 
@@ -173,32 +172,10 @@ def test_request_id(server):
     assert "x-request-id" in httpx.get(f"{server.url}/nope").headers
 
 
-def test_api_key(start):
-    server = start(api_key="sésame")
-    url = f"{server.url}/v1/models"
-    right = [(b"authorization", "Bearer sésame"), (b"authorization", "bearer sésame"), (b"x-api-key", "sésame")]
-    for name, value in right:
-        assert httpx.get(url, headers={name: value.encode()}).status_code == 200
-    wrong = [
-        {},
-        {"authorization": "Bearer x"},
-        {"authorization": "Basic c2VzYW1l"},
-        {"x-api-key": "x"},
-        {"authorization": "Bearer"},
-    ]
-    for headers in wrong:
-        response = httpx.get(url, headers=headers)
-        assert error_of(response, 401)["code"] == "invalid_api_key"
-        assert response.headers["www-authenticate"] == "Bearer"
-    error_of(httpx.get(f"{server.url}/nope"), 401)
-    assert httpx.get(f"{server.url}/health").status_code == 200
-    with pytest.raises(openai.AuthenticationError):
-        server.client().chat.completions.create(**BODY)
-
-
 def test_a_fault_of_ours_leaks_nothing(server, caplog):
     server.manager.status = lambda: 1 / 0
     error = error_of(httpx.get(f"{server.url}/health"), 500)
     assert (error["type"], error["param"], error["code"]) == ("server_error", None, None)
     assert "zero" not in error["message"]
     assert "ZeroDivisionError" in caplog.text
+    assert "by zero" not in caplog.text, "what it says may quote a request"

@@ -292,7 +292,7 @@ def test_errors(server, client, error, status, kind, name, stream):
 
 
 def test_other_errors_speak_the_dialect_too(start):
-    server = start(api_key="k", max_body=1000)
+    server = start(api_key=("k",), max_body=1000)
     for key in ({"x-api-key": "k"}, {"authorization": "Bearer k"}):
         assert post(server, **key, **{"anthropic-version": "2023-06-01", "anthropic-beta": "a,b"}).status_code == 200
     kinds = {

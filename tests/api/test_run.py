@@ -60,7 +60,7 @@ def test_client_that_only_stops_sending_is_gone(server):
 def test_half_sent_request(server, sent):
     connection = server.connect()
     part = b'{"model": ' if sent == "half the body" else b""
-    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n" + part)
+    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n" + part)
     wait_until(lambda: not server.gate.idle)
     connection.close()
     wait_until(lambda: server.gate.idle)
@@ -176,7 +176,10 @@ def test_slow_reader_that_leaves(server):
 def test_pipelined_and_reused_connections(server):
     with server.connect() as connection:
         data = json.dumps(STREAM).encode()
-        request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data)
+        request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b" % (
+            len(data),
+            data,
+        )
         connection.sendall(request + request)
         first_two = b""
         while first_two.count(b"[DONE]\n\n\r\n0\r\n\r\n") < 2:
@@ -193,7 +196,7 @@ def test_interrupted_by_shutdown(server):
     whole = server.post(BODY)
     loading = server.post({**STREAM, "model": "loading"})
     half = server.connect()
-    half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
     wait_until(lambda: server.manager.leases == 2 and server.manager.waiting == 1)
     server.gate.drain()
     server.server._deadline = 0.0

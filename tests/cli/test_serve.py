@@ -74,6 +74,23 @@ def test_open_to_the_network_without_a_key(launch, tmp_path, args, warned):
     assert process.end() == 0
 
 
+@pytest.mark.parametrize(
+    ("host", "args", "allowed"),
+    [
+        ("127.0.0.1", [], True),
+        ("0.0.0.0", [], False),
+        ("127.0.0.1", ["--no-local-paths"], False),
+        ("0.0.0.0", ["--local-paths"], True),
+    ],
+)
+def test_folders_as_models_follow_the_address(launch, tmp_path, host, args, allowed):
+    process = launch("--host", host, *args, HF_HOME=str(tmp_path))
+    url = process.lines_until("Ready at ")[-1].rpartition(" ")[2]
+    refused = httpx.get(f"{url}/v1/models/{tmp_path}").json()["error"]["message"]
+    assert ("does not load models by path" in refused) is not allowed
+    assert process.end() == 0
+
+
 def test_settings_come_from_the_environment_too(launch, tmp_path):
     process = launch(MLX_SERVER_HOST="127.0.0.1", MLX_LOG_LEVEL="debug", HF_HOME=str(tmp_path))
     url = process.lines_until("Ready at ")[-1].rpartition(" ")[2]

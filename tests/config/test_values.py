@@ -28,6 +28,12 @@ from mlx_server_nano.config.values import Kind
         (values.boolean(), "", False),
         (values.choice("A", "B"), "a", "A"),
         (values.pair("a=b"), "a = /m/y=z", ("a", "/m/y=z")),
+        (values.key(), "sésame-1", "sésame-1"),
+        (values.origin(), "https://chat.example:8443", "https://chat.example:8443"),
+        (values.origin(), "tauri://localhost", "tauri://localhost"),
+        (values.origin(), "*", "*"),
+        (values.host_name(), "*.example.org", "*.example.org"),
+        (values.optional(values.boolean()), "", None),
     ],
 )
 def test_text(kind: Kind, text: str, value: Any) -> None:
@@ -52,6 +58,15 @@ def test_text(kind: Kind, text: str, value: Any) -> None:
         (values.pair("a=b"), " =b"),
         (values.host(), "a b"),
         (values.directory(), ""),
+        (values.key(), "a b"),
+        (values.key(), "a\x00"),
+        (values.origin(), "https://chat.example/"),
+        (values.origin(), "https://Chat.example"),
+        (values.origin(), "chat.example"),
+        (values.origin(), "null"),
+        (values.host_name(), "llm.example:8000"),
+        (values.host_name(), "https://llm.example"),
+        (values.pattern(), " "),
     ],
 )
 def test_unusable_text(kind: Kind, text: str) -> None:

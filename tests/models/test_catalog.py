@@ -77,7 +77,7 @@ def test_lists_only_what_can_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "datasets--a--b").mkdir()
     (tmp_path / "version.txt").write_text("1")
     assert ids(Catalog(cache_dir=tmp_path)) == [f"{OWN}/fine"]
-    assert ids(Catalog(cache_dir=tmp_path, trust_remote_code=True)) == [f"{OWN}/fine", f"{OWN}/own-code"]
+    assert ids(Catalog(cache_dir=tmp_path, trust_remote_code=["*/own-*"])) == [f"{OWN}/fine", f"{OWN}/own-code"]
 
 
 def test_the_snapshot_of_main_comes_first_then_any_complete_one(tmp_path: Path) -> None:
@@ -233,3 +233,14 @@ def test_mlx_lms_model_types_are_known_with_their_aliases() -> None:
     assert set(ARCHITECTURES) <= types
     assert {"mistral", "kimi_k2"} <= types  # aliases
     assert not {"bert", "whisper", "clip"} & types
+
+
+def test_code_is_trusted_by_model() -> None:
+    catalog = Catalog(trust_remote_code=["org/mine", "/models/*"])
+    assert [
+        name for name in ("org/mine", "org/mine2", "Org/mine", "x/org/mine", "/models/a") if catalog.trusts(name)
+    ] == [
+        "org/mine",
+        "/models/a",
+    ]
+    assert not Catalog().trusts("org/mine")

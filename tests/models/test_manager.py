@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import psutil
 import pytest
 
+from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import (
     GenerationError,
     ModelNotFoundError,
@@ -16,6 +17,8 @@ from mlx_server_nano.errors import (
     UnsupportedModelError,
     WorkerDiedError,
 )
+from mlx_server_nano.models.catalog import Catalog
+from mlx_server_nano.models.manager import Manager
 from mlx_server_nano.models.slot import ModelState
 from tests.models import fake_worker
 from tests.models.bench import Bench, read, start
@@ -241,3 +244,9 @@ async def test_unknown_names_start_nothing(bench: Bench) -> None:
             with pytest.raises(ModelNotFoundError):
                 await bench.use(name)
         assert manager.status() == []
+
+
+async def test_a_worker_may_run_the_code_of_trusted_models_alone() -> None:
+    manager = Manager(Settings(), Catalog(trust_remote_code=["org/mine"]))
+    assert manager._load_options("org/mine").trust_remote_code
+    assert not manager._load_options("org/other").trust_remote_code

@@ -6,16 +6,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
+from mlx_server_nano.api.access import ApiKeys, WebPages
 from mlx_server_nano.api.chat import ChatDialect
 from mlx_server_nano.api.completions import CompletionDialect
 from mlx_server_nano.api.embeddings import EmbeddingDialect
 from mlx_server_nano.api.envelope import ANTHROPIC_PATH
 from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.messages import MessagesDialect
-from mlx_server_nano.api.middleware import DOCS_PATH, HEALTH_PATH, ApiKey, Draining, Errors, RequestIds
+from mlx_server_nano.api.middleware import DOCS_PATH, HEALTH_PATH, Draining, Errors, RequestIds
 from mlx_server_nano.api.models import ModelEndpoints
 from mlx_server_nano.api.openapi.endpoints import Description
 from mlx_server_nano.api.responses import responses_routes
@@ -69,6 +71,16 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
     ]
     app: ASGIApp = Router(routes, redirect_slashes=False, default=unknown_path, lifespan=lifespan)
     app = Draining(app, gate)
-    if settings.api_key is not None:
-        app = ApiKey(app, settings.api_key)
-    return RequestIds(Errors(app))
+    if settings.keys:
+        app = ApiKeys(app, settings.keys)
+    app = Errors(WebPages(app, settings))
+    if settings.cors_origin:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origin,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=["x-request-id", "request-id", "retry-after"],
+        )
+    return RequestIds(app)

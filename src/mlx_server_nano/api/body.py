@@ -10,7 +10,8 @@ from mlx_server_nano.errors import PayloadTooLargeError, UnsupportedMediaTypeErr
 
 
 async def read_json_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body, `limit` bytes at most. A missing content type counts as JSON.
+    """The whole body, `limit` bytes at most. A missing content type counts as JSON. The types of forms and plain text, which
+    browsers send for any page without asking, never do.
 
     Raises UnsupportedMediaTypeError, PayloadTooLargeError (before reading, if the client tells the length), and
     ClientGoneError.
@@ -18,7 +19,9 @@ async def read_json_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     headers = Headers(scope=scope)
     media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        raise UnsupportedMediaTypeError(f"The content type must be application/json, not {media_type or 'empty'}.")
+        raise UnsupportedMediaTypeError(
+            f"The content type must be application/json, not {media_type or 'empty'}: send `Content-Type: application/json`."
+        )
     too_large = PayloadTooLargeError(f"The request body is larger than {limit} bytes.")
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:

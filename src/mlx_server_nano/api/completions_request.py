@@ -11,7 +11,7 @@ from msgspec import Meta
 from mlx_server_nano.api.chat_request import StreamOptions
 from mlx_server_nano.api.completions_infill import infill_for
 from mlx_server_nano.api.fields import NO_EFFECT
-from mlx_server_nano.api.inputs import Inputs, to_prompts
+from mlx_server_nano.api.inputs import MAX_INPUTS, Inputs, to_prompts
 from mlx_server_nano.api.sampling import SamplingFields
 from mlx_server_nano.api.wire import decode_json
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
@@ -103,6 +103,11 @@ def decode(body: bytes) -> CompletionRequest:
     stream = bool(wire.stream)
     if candidates < n:
         raise InvalidRequestError("`best_of` must not be less than `n`.", param="best_of")
+    if len(prompts) * candidates > MAX_INPUTS:
+        raise InvalidRequestError(
+            f"{len(prompts)} prompts of {candidates} choices each are more than {MAX_INPUTS} choices.",
+            param="n" if wire.best_of is None else "best_of",
+        )
     if candidates > n and stream:
         raise InvalidRequestError("`best_of` cannot be streamed: the best are known at the end.", param="best_of")
     if wire.stream_options is not None and not stream:

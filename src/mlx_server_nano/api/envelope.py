@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from mlx_server_nano.errors import ContextLengthError, ServerError, UnavailableError
+from mlx_server_nano.errors import ContextLengthError, ServerError, UnavailableError, log_fault
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ def is_anthropic(path: str) -> bool:
 
 
 def as_server_error(error: Exception) -> ServerError:
-    """The error as a client may see it. One without a meaning on the wire is a fault of ours: it is logged with its
-    traceback, and nothing of it leaves the server."""
+    """The error as a client may see it. One without a meaning on the wire is a fault of ours: it is logged, and nothing of it
+    leaves the server."""
     if isinstance(error, ServerError):
         return error
-    logger.error("A request failed", exc_info=error)
+    log_fault(logger, "A request failed", error)
     return ServerError("The server had an internal error while processing the request.")

@@ -1,8 +1,7 @@
-"""What every request passes through, as plain ASGI: an id, errors in their dialect's shape, the API key, the drain gate."""
+"""What every request passes through, as plain ASGI: an id, errors in their dialect's shape, the drain gate."""
 
 from __future__ import annotations
 
-import hmac
 import re
 import secrets
 from typing import Final
@@ -84,28 +83,6 @@ def _response(scope: Scope, error: ServerError) -> Response:
     if isinstance(error, AuthenticationError):
         response.headers["www-authenticate"] = "Bearer"
     return response
-
-
-class ApiKey:
-    """Wants the key, as a bearer token or as `x-api-key`, everywhere but at /health and for the page of documentation, which
-    a browser can't send one for. Raises AuthenticationError."""
-
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self._app = app
-        self._key = key.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in (HEALTH_PATH, DOCS_PATH):
-            self._check(Headers(scope=scope))
-        await self._app(scope, receive, send)
-
-    def _check(self, headers: Headers) -> None:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if not given:
-            raise AuthenticationError("An API key is needed: send `Authorization: Bearer KEY`.")
-        if not hmac.compare_digest(given.encode("latin-1"), self._key):
-            raise AuthenticationError("The API key is wrong.")
 
 
 class Draining:

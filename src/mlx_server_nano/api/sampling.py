@@ -18,7 +18,8 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 TopK = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
-StopText = Annotated[str, Meta(min_length=1)]
+MAX_STOP_LENGTH: Final = 1024  # characters; the search for what may become one is quadratic
+StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _BIASES: Final = Meta(
     max_length=MAX_LOGIT_BIAS_ENTRIES, extra_json_schema={"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,8})$"}}

@@ -18,7 +18,7 @@ def _option(setting: Setting) -> click.Option:
     if setting.default_text:
         notes.append(f"default {setting.default_text}")
     text = f"{setting.help} [{', '.join(notes)}]" if notes else setting.help
-    if isinstance(setting.default, bool):
+    if not setting.metavar:
         return click.Option(declarations, is_flag=True, default=None, help=text)
     if setting.repeatable:
         return click.Option(declarations, metavar=setting.metavar, multiple=True, callback=_joined, help=text)

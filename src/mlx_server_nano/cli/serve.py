@@ -34,10 +34,14 @@ def start(**flags: str | bool | None) -> None:
     except OSError as error:
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise click.ClickException(f"cannot listen on {settings.host}:{settings.port}: {reason}") from None
-    if settings.api_key is None and not is_loopback(listener):
+    if not settings.keys and not is_loopback(listener):
         logger.warning(
-            "Listening on %s without an API key: anyone who reaches this port can use the server (--api-key, --host)",
+            "Listening on %s without an API key: anyone who reaches this port can use the server (--api-key-file, --host)",
             settings.host,
+        )
+    if not settings.keys and "*" in settings.cors_origin:
+        logger.warning(
+            "Without an API key, any web page can use the server from its visitors' browsers (--cors-origin *)"
         )
     from mlx_server_nano.models.preflight import installation_problem
 
@@ -65,15 +69,16 @@ def run(settings: Settings, sockets: list[socket.socket]) -> None:
 
     from mlx_server_nano.api.app import build_app
     from mlx_server_nano.api.gate import Gate
-    from mlx_server_nano.cli.server import Server
+    from mlx_server_nano.cli.server import Server, is_loopback
     from mlx_server_nano.models.catalog import Catalog
     from mlx_server_nano.models.manager import Manager
 
     gate = Gate()
+    on_loopback = all(is_loopback(listener) for listener in sockets)
     catalog = Catalog(
         aliases=settings.alias,
         model_map=settings.model_map,
-        allow_local_paths=settings.local_paths,
+        allow_local_paths=on_loopback if settings.local_paths is None else settings.local_paths,
         trust_remote_code=settings.trust_remote_code,
     )
     app = build_app(settings, Manager(settings, catalog), catalog, gate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from mlx_server_nano.config.settings import Settings
+from mlx_server_nano.config.settings import SETTINGS, Settings
 
 
 def environment() -> Mapping[str, str]:
@@ -23,5 +23,8 @@ def export_hub(settings: Settings) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment of a worker process: ours, without the Hub's network. A worker reads only local files."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "TRANSFORMERS_VERBOSITY": "error"}
+    """The environment of a worker process: ours, without the Hub's network and without secrets. A worker reads only local
+    files, and may run code of its model's."""
+    secrets = {"HF_TOKEN", *(setting.env for setting in SETTINGS if setting.secret)}
+    kept = {name: value for name, value in os.environ.items() if name not in secrets}
+    return {**kept, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "TRANSFORMERS_VERBOSITY": "error"}

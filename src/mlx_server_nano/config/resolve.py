@@ -31,7 +31,7 @@ def resolve(flags: Mapping[str, str | bool | None], variables: Mapping[str, str]
         try:
             values[setting.name] = setting.parse(raw)
         except ValueError as error:
-            raise SettingError(f"{source}: {raw!r} is {error}") from None
+            raise SettingError(f"{source}: {'the value' if setting.secret else repr(raw)} is {error}") from None
     settings = Settings(**values)
     aliases.check(settings.alias, settings.model_map)
     return settings

@@ -3,7 +3,7 @@ checked against `SETTINGS` by a test."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,19 +14,24 @@ from mlx_server_nano.config.values import (
     count_or_unset,
     directory,
     host,
+    host_name,
     integer,
+    key,
+    key_file,
     memory,
     number,
     optional,
+    origin,
     pair,
-    text,
+    pattern,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One row of the settings table. repeatable: the value is a tuple of what `kind` describes: the flag may come several
-    times, which is the same as its values with commas between them; in the configuration file it is a list."""
+    times, which is the same as its values with commas between them; in the configuration file it is a list. Without a metavar
+    it is a switch. secret: its value is never shown, nor given to workers."""
 
     name: str
     flag: str
@@ -35,6 +40,7 @@ class Setting:
     metavar: str
     help: str
     repeatable: bool = False
+    secret: bool = False
 
     def parse(self, text: str) -> Any:
         """The value of a flag or a variable. Raises ValueError with the reason."""
@@ -77,7 +83,42 @@ SETTINGS: Final = (
         "The Hub cache to use; else HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE or HF_HOME decide.",
     ),
     Setting(
-        "api_key", "--api-key", "MLX_API_KEY", optional(text()), "KEY", "Key that clients must send as a bearer token."
+        "api_key",
+        "--api-key",
+        "MLX_API_KEY",
+        key(),
+        "KEY",
+        "Key that clients must send, as a bearer token or x-api-key; several with commas, of which any will do. "
+        "Other users of the machine can read flags: better the variable or a file.",
+        repeatable=True,
+        secret=True,
+    ),
+    Setting(
+        "api_key_file",
+        "--api-key-file",
+        "MLX_API_KEY_FILE",
+        key_file(),
+        "PATH",
+        "A file with such keys, one a line; lines that begin with # are comments.",
+    ),
+    Setting(
+        "cors_origin",
+        "--cors-origin",
+        "MLX_CORS_ORIGIN",
+        origin(),
+        "ORIGIN",
+        "Let the web pages of an origin use the server, as https://chat.example.org; several with commas; *: all pages.",
+        repeatable=True,
+    ),
+    Setting(
+        "allowed_host",
+        "--allowed-host",
+        "MLX_ALLOWED_HOST",
+        host_name(),
+        "NAME",
+        "A name by which proxies on this machine, or web pages, call this server, as llm.example.org or *.example.org; "
+        "several with commas.",
+        repeatable=True,
     ),
     Setting(
         "idle_timeout",
@@ -215,17 +256,18 @@ SETTINGS: Final = (
         "local_paths",
         "--local-paths/--no-local-paths",
         "MLX_LOCAL_PATHS",
-        boolean(),
+        optional(boolean()),
         "",
-        "Let clients name a folder of this machine as the model.",
+        "Let clients name a folder of this machine as the model; unset: only while the server listens on loopback alone.",
     ),
     Setting(
         "trust_remote_code",
         "--trust-remote-code",
         "MLX_TRUST_REMOTE_CODE",
-        boolean(),
-        "",
-        "Run Python code that a model's repository brings along.",
+        pattern(),
+        "PATTERN",
+        "Run Python code that a model brings along, for models that fit a pattern, as org/model; several with commas.",
+        repeatable=True,
     ),
 )
 
@@ -239,7 +281,10 @@ class Settings:
     log_level: str = "INFO"
     reload: bool = False
     model_cache_dir: Path | None = None
-    api_key: str | None = None
+    api_key: tuple[str, ...] = field(default=(), repr=False)
+    api_key_file: tuple[str, ...] = field(default=(), repr=False)
+    cors_origin: tuple[str, ...] = ()
+    allowed_host: tuple[str, ...] = ()
     idle_timeout: float = 300.0
     default_max_tokens: int | None = None
     default_temperature: float | None = None
@@ -257,5 +302,10 @@ class Settings:
     alias: tuple[tuple[str, str], ...] = ()
     model_map: tuple[tuple[str, str], ...] = ()
     tool_format: tuple[tuple[str, str], ...] = ()
-    local_paths: bool = True
-    trust_remote_code: bool = False
+    local_paths: bool | None = None
+    trust_remote_code: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Any of them opens the server; none: it is open."""
+        return (*self.api_key, *self.api_key_file)

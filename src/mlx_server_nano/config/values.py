@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,6 +109,54 @@ def file() -> Kind:
 
 def text() -> Kind:
     return Kind(str)
+
+
+def matching(fits: str, what: str) -> Kind:
+    """A text that the pattern matches as a whole."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(fits, text):
+            raise ValueError(f"not {what}")
+        return text
+
+    return Kind(parse)
+
+
+def key() -> Kind:
+    return matching(r"[^\s\x00-\x1f\x7f]+", "a key: it may have no spaces")
+
+
+def key_file() -> Kind:
+    """The keys in a file. One without any is refused: whoever names it wants the server closed."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        if not text:
+            return ()
+        try:
+            lines = [line.strip() for line in Path(text).expanduser().read_text("utf-8").splitlines()]
+        except (OSError, ValueError):
+            raise ValueError("not a text file that can be read") from None
+        keys = tuple(key().parse(line) for line in lines if line and not line.startswith("#"))
+        if not keys:
+            raise ValueError("a file without keys")
+        return keys
+
+    return Kind(parse)
+
+
+def origin() -> Kind:
+    """A web page's origin as browsers send it: RFC 6454, 6.2."""
+    return matching(
+        r"\*|[a-z][a-z0-9+.-]*://[^\s/?#*A-Z]+", "an origin such as https://chat.example.org, in lower case"
+    )
+
+
+def host_name() -> Kind:
+    return matching(r"[a-z0-9._*-]+", "a host name without a port, in lower case")
+
+
+def pattern() -> Kind:
+    return matching(r"\S.*", "a pattern")
 
 
 def host() -> Kind:

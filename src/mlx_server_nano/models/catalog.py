@@ -38,7 +38,7 @@ class Catalog:
     cache_dir: the Hub's cache; None: where huggingface_hub keeps it. built_in: names of models that come with the server,
     with their folders. aliases: pairs of an exact name and what it stands for (see `config.aliases`). model_map: pairs of a
     pattern of shells' kind and the name that stands for all names that fit it. allow_local_paths: whether clients may name
-    folders.
+    folders. trust_remote_code: patterns of the models whose own code may run.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Catalog:
         aliases: Sequence[tuple[str, str]] = (),
         model_map: Sequence[tuple[str, str]] = (),
         allow_local_paths: bool = True,
-        trust_remote_code: bool = False,
+        trust_remote_code: Sequence[str] = (),
     ) -> None:
         self._cache_dir = cache_dir
         self._built_in = dict(built_in or {})
@@ -57,7 +57,7 @@ class Catalog:
         self._model_map = tuple(model_map)
         self._started = int(time.time())
         self._allow_local_paths = allow_local_paths
-        self.trust_remote_code = trust_remote_code
+        self._trust_remote_code = tuple(trust_remote_code)
 
     @cached_property
     def cache_dir(self) -> Path:
@@ -70,6 +70,10 @@ class Catalog:
     @cached_property
     def _model_types(self) -> frozenset[str]:
         return known_model_types()
+
+    def trusts(self, model: str) -> bool:
+        """Whether the operator lets code run that the model of this id brings along."""
+        return any(fnmatchcase(model, pattern) for pattern in self._trust_remote_code)
 
     def resolve(self, name: str) -> ModelRef:
         """The model that a name stands for.
@@ -162,29 +166,34 @@ class Catalog:
         for snapshot in _snapshots(storage)[:1]:
             with contextlib.suppress(OSError):
                 text = (snapshot / "config.json").read_bytes()
-                model_folder.check_config(text, name, self._model_types, trust_remote_code=self.trust_remote_code)
+                model_folder.check_config(text, name, self._model_types, trust_remote_code=self.trusts(name))
 
     def _cached_repositories(self) -> dict[str, Path]:
         """Ids of the repositories in the cache, usable or not, with their `models--owner--name` folders."""
         found = {}
         with contextlib.suppress(OSError):
             for entry in self.cache_dir.iterdir():
-                kind, _, repository = entry.name.partition("--")
-                owner, _, name = repository.partition("--")
-                if kind == "models" and owner and name:
-                    found[f"{owner}/{name}"] = entry
+                if (repository := _repository_id(entry)) is not None:
+                    found[repository] = entry
         return found
 
     def _usable(self, storage: Path) -> Path | None:
         """The newest snapshot that is complete and loadable."""
         for snapshot in _snapshots(storage):
             with contextlib.suppress(OSError, UnsupportedModelError):
-                self._check(snapshot, storage.name)
+                self._check(snapshot, _repository_id(storage) or storage.name)
                 return snapshot
         return None
 
     def _check(self, folder: Path, model: str) -> None:
-        model_folder.check_folder(folder, model, self._model_types, trust_remote_code=self.trust_remote_code)
+        model_folder.check_folder(folder, model, self._model_types, trust_remote_code=self.trusts(model))
+
+
+def _repository_id(storage: Path) -> str | None:
+    """Of a `models--owner--name` folder."""
+    kind, _, repository = storage.name.partition("--")
+    owner, _, name = repository.partition("--")
+    return f"{owner}/{name}" if kind == "models" and owner and name else None
 
 
 def _snapshots(storage: Path) -> list[Path]:

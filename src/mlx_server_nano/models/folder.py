@@ -63,7 +63,9 @@ def check_config(text: bytes, model: str, model_types: frozenset[str], *, trust_
         raise UnsupportedModelError(f"{model}: config.json names no model_type.")
     if config.get("model_file"):
         if not trust_remote_code:
-            raise UnsupportedModelError(f"{model} brings its own Python code; --trust-remote-code allows that.")
+            raise UnsupportedModelError(
+                f"{model} brings Python code of its own, which only runs for models that --trust-remote-code names."
+            )
     elif model_types and model_type not in model_types:
         raise UnsupportedModelError(f"{model}: mlx-lm knows no model type {model_type!r}.")
 

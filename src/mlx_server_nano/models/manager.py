@@ -179,7 +179,10 @@ class Manager:
                 self._refuse_too_large(slot.ref.id, estimate(total))
 
         fetched = await download(
-            slot.ref.id, self._catalog.cache_dir, on_progress, trust_remote_code=self._settings.trust_remote_code
+            slot.ref.id,
+            self._catalog.cache_dir,
+            on_progress,
+            trust_remote_code=self._catalog.trusts(slot.ref.id),
         )
         folder = Path(fetched.folder)
         slot.ref = ModelRef(fetched.repository, ModelKind.HUB, folder)
@@ -192,7 +195,7 @@ class Manager:
             max_rows=self._settings.max_batch_size,
             prefill_chunk=self._settings.prefill_chunk,
             busy_prefill_chunk=self._settings.busy_prefill_chunk,
-            trust_remote_code=self._settings.trust_remote_code,
+            trust_remote_code=self._catalog.trusts(model),
             prefix_cache_bytes=self._settings.prefix_cache_memory,
             speculation=self._settings.speculation,
         )

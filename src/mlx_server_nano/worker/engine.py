@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_server_nano.errors import Failure, GenerationError, ServerError
+from mlx_server_nano.errors import Failure, GenerationError, ServerError, log_fault
 from mlx_server_nano.protocol import Cancel, Delta, Echo, Event, Failed, LoadOptions, Started, Step
 from mlx_server_nano.types import FinishReason, TextPrompt, TokenLogprob
 from mlx_server_nano.worker import memory, slots
@@ -221,7 +221,7 @@ class Engine:
                 if not sequence.done and (delta := sequence.accept(token, logprob)) is not None:
                     deltas.append(delta)
         except Exception as error:
-            _LOG.warning("The host-side work of a row failed", exc_info=True)
+            log_fault(_LOG, "The host-side work of a row failed", error)
             self._fail(sequence.request_id, f"The output could not be processed: {error}")
             return
         if deltas:

@@ -204,7 +204,7 @@ def _explained(error: Exception, path: Path) -> ServerError:
 
 def _own_code(path: Path) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{path.name} brings Python code of its own; start the server with --trust-remote-code to run it."
+        f"{path.name} brings Python code of its own, which only runs for models that --trust-remote-code names."
     )
 
 

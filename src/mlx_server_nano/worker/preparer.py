@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mlx_server_nano.errors import Failure, ServerError
+from mlx_server_nano.errors import Failure, ServerError, log_fault
 from mlx_server_nano.protocol import Generate
 
 if TYPE_CHECKING:
@@ -63,5 +63,5 @@ def _prepare(questions: Questions, generate: Generate) -> Outcome:
     except ServerError as error:
         return generate.request_id, error.to_failure()
     except Exception as error:
-        _LOG.exception("Preparing a prompt failed")
+        log_fault(_LOG, "Preparing a prompt failed", error)
         return generate.request_id, Failure("GenerationError", f"The prompt could not be prepared: {error}")

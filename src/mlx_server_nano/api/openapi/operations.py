@@ -23,9 +23,11 @@ from mlx_server_nano.api.tokens import DetokenizeBody, RenderedPrompt, TemplateB
 from mlx_server_nano.errors import (
     AuthenticationError,
     DiskFullError,
+    HostNotAllowedError,
     InvalidRequestError,
     ModelAccessError,
     NotFoundError,
+    OriginNotAllowedError,
     PayloadTooLargeError,
     QueueFullError,
     ServerError,
@@ -36,7 +38,7 @@ from mlx_server_nano.errors import (
 ERRORS: Final[Mapping[type[ServerError], str]] = {
     InvalidRequestError: "A field is wrong, or asks for what the server or the model can't do",
     AuthenticationError: "The API key is missing or wrong",
-    ModelAccessError: "The model's repository is gated or private",
+    ModelAccessError: "The model is gated or private; or a host name or a web page that may not use the server",
     NotFoundError: "There is no such model or response",
     PayloadTooLargeError: "The body is too large",
     UnsupportedMediaTypeError: "The body is not JSON",
@@ -45,7 +47,7 @@ ERRORS: Final[Mapping[type[ServerError], str]] = {
     UnavailableError: "The server is stopping, the Hub can't be reached or there is too little memory",
     DiskFullError: "There is no room for the model on the disk",
 }
-_ANYWHERE: Final = (AuthenticationError, ServerError, UnavailableError)
+_ANYWHERE: Final = (AuthenticationError, HostNotAllowedError, OriginNotAllowedError, ServerError, UnavailableError)
 _GENERATING: Final = (
     InvalidRequestError,
     ModelAccessError,
@@ -252,7 +254,7 @@ OPERATIONS: Final = (
         group="Models and status",
         summary="200 while requests can be served, else 503 with the same body",
         answer=HealthReport,
-        errors=(),
+        errors=(HostNotAllowedError, OriginNotAllowedError),
         keyless=True,
     ),
     Operation(
@@ -261,7 +263,8 @@ OPERATIONS: Final = (
         group="Models and status",
         summary="The server's name, version and endpoints",
         answer=Welcome,
-        errors=_ANYWHERE,
+        errors=_ANYWHERE[1:],
+        keyless=True,
     ),
     Operation(
         method="GET",
