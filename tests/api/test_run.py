@@ -108,7 +108,7 @@ def test_keep_alive_comments(start, silent):
     assert response.startswith(b"HTTP/1.1 200")
     *parts, rest = chunked(response).decode().split("\n\n")
     assert rest == ""
-    assert {part[:12] for part in parts} == {": keep-alive", 'data: {"id":', "data: [DONE]"}
+    assert {part[:7] for part in parts} == {": keep-", "data: {", "data: ["}
     assert "Hel" in "".join(parts)
 
 
