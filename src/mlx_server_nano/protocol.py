@@ -10,6 +10,7 @@ direction, one `ToGateway` in the other. A worker's life:
     Loaded(info)             ->                     or LoadFailed(failure), and the worker exits
                              <-       Generate(request_id, request)* and Cancel(request_id)*
     Step(events)*            ->                     one frame per engine step, all rows together
+                             <-       Unload(...)   perhaps; the worker exits
 
 For each request a worker sends `Started`, an `Echo` if it is asked for, then `Delta`s, the last one of each choice with
 a finish reason; or `Failed` at any point, and nothing after it. A question gets one `Tokenized`,
@@ -37,8 +38,9 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     default_temperature: the operator's, for requests that name none; None: the model's generation_config.json, else
     0.7. max_rows: sequences that decode together. prefill_chunk, busy_prefill_chunk: prompt tokens per engine step
     while nothing or something decodes. log_name stands in the worker's log lines.
-    prefix_cache_bytes: for caches of earlier prompts and answers; 0: none; None: a tenth of the memory. speculation: guess
-    tokens and verify them together where that pays."""
+    prefix_cache_bytes: for caches of earlier prompts and answers; 0: none; None: a tenth of the memory.
+    prefix_cache_dir: folder for those that the memory has no room for; None: none. prefix_cache_disk: bytes in it. speculation:
+    guess tokens and verify them together where that pays."""
 
     log_name: str
     default_temperature: float | None = None
@@ -48,6 +50,8 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     trust_remote_code: bool = False
     prefix_cache_bytes: int | None = None
     speculation: bool = True
+    prefix_cache_dir: str | None = None
+    prefix_cache_disk: int = 20 << 30
 
 
 class Load(Struct, frozen=True, array_like=True, tag="load"):
@@ -66,6 +70,12 @@ class Cancel(Struct, frozen=True, array_like=True, tag="cancel"):
     """Nobody waits for this request any more. Unknown ids are fine: the last frames may have crossed."""
 
     request_id: int
+
+
+class Unload(Struct, frozen=True, array_like=True, tag="unload"):
+    """End, but write what is worth keeping to disk first, if it takes no longer than this."""
+
+    seconds: float
 
 
 class Device(Struct, frozen=True, kw_only=True):
@@ -176,7 +186,7 @@ class Step(Struct, frozen=True, array_like=True, tag="step"):
     accepted_tokens: int = 0
 
 
-ToWorker = Load | Generate | Cancel
+ToWorker = Load | Generate | Cancel | Unload
 ToGateway = Ready | LoadProgress | Loaded | LoadFailed | Step
 
 

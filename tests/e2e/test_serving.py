@@ -48,6 +48,25 @@ def test_downloads_loads_and_chats(start, hub):
     assert (status["id"], status["state"], status["running"]) == (QWEN, "ready", 0)
 
 
+def test_prefixes_outlive_an_unload_and_a_restart(start, tmp_path):
+    messages = [{"role": "user", "content": "One, two, three, four, five. " * 40}]
+
+    def ask(server) -> tuple[str | None, int]:
+        answer = server.client.chat.completions.create(model=QWEN, messages=messages, max_tokens=5, temperature=0)
+        assert answer.usage is not None and answer.usage.prompt_tokens_details is not None
+        left = answer.usage.prompt_tokens - (answer.usage.prompt_tokens_details.cached_tokens or 0)
+        return answer.choices[0].message.content, left
+
+    flags = ("--prefix-cache-dir", str(tmp_path / "prefixes"))
+    server = start(*flags, "--idle-timeout", "0.2")
+    expected, left = ask(server)
+    assert left > 256
+    wait_until(lambda: server.health()["models"] == [])
+    assert ask(server) == (expected, 1)
+    server.stop()
+    assert ask(start(*flags)) == (expected, 1)
+
+
 def test_the_same_seed_in_any_company(start):
     server = start("--max-batch-size", "8")
 

@@ -36,6 +36,7 @@ from mlx_server_nano.protocol import (
     Step,
     ToGateway,
     ToWorker,
+    Unload,
     to_frame,
 )
 from mlx_server_nano.types import FinishReason, GenerationRequest, ModelInfo, TextPrompt
@@ -96,6 +97,9 @@ class FakeWorker:
         elif isinstance(message, Cancel):
             self.note(f"cancel {message.request_id}")
             self._running.pop(message.request_id, None)
+        elif isinstance(message, Unload):
+            self.note(f"unload within {message.seconds:g}")
+            sys.exit()
 
     def _load(self, folder: Path) -> None:
         self.note(f"load {folder.name}")

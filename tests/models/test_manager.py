@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import psutil
 import pytest
@@ -146,6 +147,20 @@ async def test_an_idle_model_is_unloaded_and_one_in_use_is_not(bench: Bench) -> 
         await bench.until(lambda: bench.states() == {"a": ModelState.READY})
         await bench.until(lambda: bench.notes("end") == ["end"])
         assert await bench.use("b") == "t0 t1 "
+
+
+async def test_a_model_may_write_its_prefixes_to_disk_before_it_is_unloaded(bench: Bench, tmp_path: Path) -> None:
+    bench.model("a")
+    async with bench.managed("a", idle_timeout=0.05, prefix_cache_dir=tmp_path / "prefixes") as manager:
+        await bench.use("a")
+        await bench.until(lambda: manager.status() == [])
+        assert bench.notes("unload") == ["unload within 10"]
+        await bench.use("a")
+    assert bench.notes("unload") == ["unload within 10"] * 2
+    bench.log.unlink()
+    async with bench.managed("a"):
+        await bench.use("a")
+    assert bench.notes("unload") == []
 
 
 async def test_an_idle_timeout_of_zero_means_never(bench: Bench) -> None:

@@ -200,6 +200,22 @@ SETTINGS: Final = (
         "",
         "Guess tokens from what was said before and verify several at once, where that is faster.",
     ),
+    Setting(
+        "prefix_cache_dir",
+        "--prefix-cache-dir",
+        "MLX_PREFIX_CACHE_DIR",
+        optional(directory()),
+        "PATH",
+        "Folder for KV caches that leave the memory, so that they outlive an unload and a restart; unset: none.",
+    ),
+    Setting(
+        "prefix_cache_disk",
+        "--prefix-cache-disk",
+        "MLX_PREFIX_CACHE_DISK",
+        memory(),
+        "SIZE",
+        "What that folder may hold, all models together; five times as much is written a day at most.",
+    ),
     Setting("max_body", "--max-body", "MLX_MAX_BODY", memory(), "SIZE", "Largest request body."),
     Setting(
         "keepalive_interval",
@@ -295,6 +311,8 @@ class Settings:
     busy_prefill_chunk: int = 512
     prefix_cache_memory: int | None = None
     speculation: bool = True
+    prefix_cache_dir: Path | None = None
+    prefix_cache_disk: int = 20 << 30
     max_body: int = 64 << 20
     keepalive_interval: float = 5.0
     shutdown_timeout: float = 30.0

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mlx_server_nano.config import Settings, worker_environment
 from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError, UnavailableError
@@ -36,6 +36,8 @@ from mlx_server_nano.types import ModelInfo
 
 if TYPE_CHECKING:
     from mlx_server_nano.chat.model import ChatModel
+
+_UNLOAD_SECONDS: Final = 10.0  # for a prefix cache on its way to disk; a model that needs the memory waits as long
 
 _log = logging.getLogger(__name__)
 
@@ -189,6 +191,7 @@ class Manager:
         return folder
 
     def _load_options(self, model: str) -> LoadOptions:
+        directory = self._settings.prefix_cache_dir
         return LoadOptions(
             log_name=model,
             default_temperature=self._settings.default_temperature,
@@ -198,6 +201,8 @@ class Manager:
             trust_remote_code=self._catalog.trusts(model),
             prefix_cache_bytes=self._settings.prefix_cache_memory,
             speculation=self._settings.speculation,
+            prefix_cache_dir=None if directory is None else str(directory),
+            prefix_cache_disk=self._settings.prefix_cache_disk,
         )
 
     def _tool_format(self, model: str) -> str | None:
@@ -211,7 +216,7 @@ class Manager:
             self._refuse_too_large(slot.ref.id, need)
             while (free := self.memory_limit - self._memory_in_use()) < need:
                 if self._leaving:
-                    await asyncio.gather(*(other.worker.stop() for other in self._leaving if other.worker is not None))
+                    await asyncio.gather(*map(self._end, self._leaving))
                 elif idle := [other for other in self._slots.values() if other.is_idle]:
                     await self._unload(min(idle, key=lambda other: other.last_used))
                 else:
@@ -250,8 +255,14 @@ class Manager:
     async def _stop(self, slot: Slot) -> None:
         if slot.worker is not None:
             _log.info("Unloading %s", slot.ref.id)
-            await slot.worker.stop()
+        await self._end(slot)
         self._leaving.discard(slot)  # if this is cancelled, `close` stops the worker
+
+    async def _end(self, slot: Slot) -> None:
+        if slot.worker is not None and slot.loaded_since is not None and self._settings.prefix_cache_dir is not None:
+            await slot.worker.unload(_UNLOAD_SECONDS)
+        elif slot.worker is not None:
+            await slot.worker.stop()
 
     def _died(self, slot: Slot) -> None:
         """A loaded model's worker is gone; if nobody stopped it, forget the model."""

@@ -31,6 +31,7 @@ from mlx_server_nano.protocol import (
     Step,
     ToGateway,
     ToWorker,
+    Unload,
     to_frame,
 )
 from mlx_server_nano.types import ModelInfo, Work
@@ -146,6 +147,14 @@ class Worker:
         generation = Generation(ids, sum(request.n for request in requests), lambda: self._cancel(ids))
         self._generations.update(dict.fromkeys(ids, generation))
         return generation
+
+    async def unload(self, seconds: float) -> None:
+        """End the process, but let it write its prefix cache to disk for so long."""
+        self._stopping = True
+        if self._end is None:
+            self._send(Unload(seconds))
+            await asyncio.wait({self._supervisor}, timeout=seconds + self._stop_grace)
+        await self.stop()
 
     async def stop(self) -> None:
         """End the process and wait until it is gone: it ends by itself at the end of the socket, else it is killed."""

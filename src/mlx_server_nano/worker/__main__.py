@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_server_nano.errors import ModelLoadError, ServerError
-from mlx_server_nano.protocol import Cancel, Generate, Load, Loaded, LoadFailed, LoadProgress, Ready, ToWorker
+from mlx_server_nano.protocol import Cancel, Generate, Load, Loaded, LoadFailed, LoadProgress, Ready, ToWorker, Unload
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.preparer import Preparer
 
 if TYPE_CHECKING:
-    from mlx_server_nano.worker.questions import Outcome
+    from mlx_server_nano.worker.engine import Incoming
 
 _LOG = logging.getLogger("mlx_server_nano.worker")
 
@@ -34,7 +35,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     channel = Channel(arguments.fd)
     loads: Inbox[Load] = Inbox()
-    inbox: Inbox[Outcome | Cancel] = Inbox()
+    inbox: Inbox[Incoming] = Inbox()
     preparer = Preparer(inbox.put)
 
     def deliver(message: ToWorker) -> None:
@@ -44,6 +45,8 @@ def main() -> None:
             preparer.submit(message)
         elif isinstance(message, Cancel):
             preparer.cancel(message.request_id)
+            inbox.put(message)
+        elif isinstance(message, Unload):
             inbox.put(message)
 
     # Before the imports, so that the end of the gateway is noticed during them too.
@@ -77,6 +80,7 @@ def main() -> None:
     preparer.start(Questions(tokenizing, loaded.tokenizer, loaded.vocabulary, loaded.embedding))
     channel.send(Loaded(loaded.info))
     Engine(loaded, load.options, channel, inbox).run()
+    os._exit(0)  # nothing is left to be put in order
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_server_nano.errors import Failure, GenerationError, ServerError, log_fault
-from mlx_server_nano.protocol import Cancel, Delta, Echo, Event, Failed, LoadOptions, Started, Step
+from mlx_server_nano.protocol import Cancel, Delta, Echo, Event, Failed, LoadOptions, Started, Step, Unload
 from mlx_server_nano.types import FinishReason, TextPrompt, TokenLogprob
 from mlx_server_nano.worker import memory, slots
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.costs import Shape
 from mlx_server_nano.worker.detokenizer import make_detokenizer
+from mlx_server_nano.worker.disk import Fetched, Written, disk_tier
 from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.embedder import Embedder, EmbeddingTask
 from mlx_server_nano.worker.grammar import Masks
@@ -39,7 +40,7 @@ _PADDING_BYTES = 256 << 20
 _CLEAR_EVERY = 256
 _SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
 
-Incoming = Outcome | Cancel
+Incoming = Outcome | Cancel | Unload | Written | Fetched
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +78,8 @@ class Engine:
         self._inbox = inbox
         self._scheduler = Scheduler(options.max_rows)
         per_token = loaded.kv_bytes_per_token or 1
-        self._reuse = Reuse(loaded.new_caches, memory.prefix_budget(options.prefix_cache_bytes))
+        disk = disk_tier(loaded, options, inbox.put)
+        self._reuse = Reuse(loaded.new_caches, memory.prefix_budget(options.prefix_cache_bytes), disk)
         self._batch = Batch(
             loaded.model,
             self._reuse,
@@ -94,11 +96,13 @@ class Engine:
         self._events: list[Event] = []
         self._turns = 0
         self._only_decoding = False
+        self._unload: Unload | None = None
 
     def run(self) -> None:
-        """Until the process ends: see `Channel`."""
-        while True:
-            self.turn(wait=self.idle)
+        """Until the gateway unloads the model, or the process ends: see `Channel`."""
+        while self._unload is None:
+            self.turn(wait=self.idle and not self._reuse.leaving)
+        self._reuse.close(self._unload.seconds)
 
     @property
     def idle(self) -> bool:
@@ -122,6 +126,7 @@ class Engine:
         self._only_decoding = self._scheduler.idle and self._embedder.idle
         self._prefill(decoding, budget)
         self._embed(budget)
+        self._reuse.step()
         self._turns += 1
         if self.idle or self._turns % _CLEAR_EVERY == 0:
             mx.clear_cache()
@@ -129,11 +134,19 @@ class Engine:
 
     def _take_in(self, message: Incoming) -> None:
         if isinstance(message, Prepared):
-            self._scheduler.add(message)
+            if not self._reuse.fetch(message):
+                self._scheduler.add(message)
+        elif isinstance(message, Fetched):
+            for prepared in self._reuse.take_in(message):
+                self._scheduler.add(prepared)
+        elif isinstance(message, Unload):
+            self._unload = message
         elif isinstance(message, Cancel):
             self._cancel(message.request_id)
         elif isinstance(message, EmbeddingTask):
             self._embedder.add(message)
+        elif isinstance(message, Written):
+            pass  # it was to wake the loop
         elif isinstance(message, tuple):
             self._events.append(Failed(*message))
         else:
@@ -141,6 +154,7 @@ class Engine:
 
     def _cancel(self, request_id: int) -> None:
         self._embedder.cancel(request_id)
+        self._reuse.cancel(request_id)
         prefill = self._scheduler.cancel(request_id)
         if prefill is not None:
             done = prefill.prepared.ids[: prefill.done]

@@ -35,12 +35,13 @@ _EVAL_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model ready to run. `apply_template` is None for a model without a chat template.
+    """A model ready to run, from `folder`. `apply_template` is None for a model without a chat template.
 
     kv_bytes_per_token: what a token takes in the KV caches of all layers together, state arrays not counted. verifies:
     several tokens of a row can go through it at once while it decodes, and be taken back.
     """
 
+    folder: Path
     model: Any
     tokenizer: Any
     apply_template: Callable[..., str] | None
@@ -118,6 +119,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         load_seconds=time.monotonic() - started,
     )
     return LoadedModel(
+        folder=path,
         model=model,
         tokenizer=tokenizer,
         apply_template=apply_template,

@@ -9,6 +9,7 @@ This module knows nothing of what a cache is.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +43,12 @@ class _Node:
 
 
 class PrefixCache:
-    def __init__(self, budget: int, *, cut: bool) -> None:
-        """budget: bytes that the entries that nobody leases may hold. cut: caches can be cut to any prefix."""
+    def __init__(self, budget: int, *, cut: bool, evicted: Callable[[Tokens, Entry], None] | None = None) -> None:
+        """budget: bytes that the entries that nobody leases may hold. cut: caches can be cut to any prefix. evicted: gets what
+        goes because there is no room for it."""
         self._budget = budget
         self._cut = cut
+        self._evicted = evicted
         self._root = _Node(np.empty(0, np.int32), None)
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._held = 0
@@ -58,10 +61,17 @@ class PrefixCache:
         return len(self._entries)
 
     def find(self, tokens: Tokens) -> tuple[Entry, int] | None:
-        """The entry that shares the most with `tokens`, and how many tokens of it to use."""
+        """The entry that shares the most with `tokens`, and how many tokens of it to use. It counts as used."""
+        found = self.peek(tokens)
+        if found is not None:
+            self._touch(found[0])
+        return found
+
+    def peek(self, tokens: Tokens) -> tuple[Entry, int] | None:
+        """`find` for those who only want to know."""
         node, at, whole = self._root, 0, None
         while at < len(tokens) and (child := node.children.get(int(tokens[at]))) is not None:
-            shared = _common(child.label, tokens[at:])
+            shared = common(child.label, tokens[at:])
             at += shared
             if shared < len(child.label):
                 node = child
@@ -72,13 +82,9 @@ class PrefixCache:
         if at == 0:
             return None
         if not self._cut:
-            found = (whole, whole.length) if whole is not None else None
-        else:
-            below = self._any_entry(node)
-            found = (below, min(at, below.length))
-        if found is not None:
-            self._touch(found[0])
-        return found
+            return (whole, whole.length) if whole is not None else None
+        below = self._any_entry(node)
+        return below, min(at, below.length)
 
     def insert(self, tokens: Tokens, caches: list[Any], nbytes: int) -> Entry | None:
         """Keep caches that hold exactly these tokens. None if they are not kept: they alone exceed the budget, or a leased
@@ -132,11 +138,17 @@ class PrefixCache:
         for entry in [entry for entry in self._entries.values() if not entry.leased]:
             self.remove(entry)
 
+    def unleased(self) -> list[tuple[Tokens, Entry]]:
+        """All that no row uses, the most recently used first."""
+        return [(_path(entry.node), entry) for entry in reversed(self._entries.values()) if not entry.leased]
+
     def _evict(self) -> None:
         for entry in list(self._entries.values()):
             if self._held <= self._budget:
                 return
             if not entry.leased:
+                if self._evicted is not None:
+                    self._evicted(_path(entry.node), entry)
                 self.remove(entry)
 
     def _touch(self, entry: Entry) -> None:
@@ -161,7 +173,7 @@ class PrefixCache:
             if child is None:
                 child = node.children[int(tokens[at])] = _Node(tokens[at:].copy(), node)
                 return child
-            shared = _common(child.label, tokens[at:])
+            shared = common(child.label, tokens[at:])
             if shared < len(child.label):
                 child = self._split(child, shared)
             node, at = child, at + shared
@@ -187,7 +199,16 @@ class PrefixCache:
             node.parent.children[int(child.label[0])] = child
 
 
-def _common(a: Tokens, b: Tokens) -> int:
+def _path(node: _Node) -> Tokens:
+    """The tokens from the root to a node."""
+    labels = []
+    while node.parent is not None:
+        labels.append(node.label)
+        node = node.parent
+    return np.concatenate(labels[::-1]) if labels else node.label
+
+
+def common(a: Tokens, b: Tokens) -> int:
     """How many tokens two runs share at their start."""
     n = min(len(a), len(b))
     different = np.flatnonzero(a[:n] != b[:n])

@@ -16,7 +16,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.disk import DiskTier, Fetched
 from mlx_server_nano.worker.prefix import Entry, PrefixCache, Tokens
+from mlx_server_nano.worker.scheduler import Prepared
 
 Caches = list[Any]
 
@@ -38,13 +40,15 @@ class Start:
 
 
 class Reuse:
-    def __init__(self, new_caches: Callable[[], Caches], budget: int) -> None:
-        """budget: bytes for caches that no row uses; 0: nothing is reused."""
+    def __init__(self, new_caches: Callable[[], Caches], budget: int, disk: DiskTier | None = None) -> None:
+        """budget: bytes for caches that no row uses; 0: nothing is reused. disk: where they go when there is no room."""
         self._new_caches = new_caches
         probe = new_caches()
         self.cuttable = all(slots.cuttable(cache) for cache in probe)
         self._enabled = budget > 0 and all(slots.batchable(cache) for cache in probe)
-        self._prefixes = PrefixCache(budget, cut=self.cuttable)
+        self._budget = budget
+        self._disk = disk if self._enabled else None
+        self._prefixes = PrefixCache(budget, cut=self.cuttable, evicted=self._spill if self._disk else None)
 
     @property
     def nbytes(self) -> int:
@@ -72,6 +76,46 @@ class Reuse:
             slots.cut(cache, length)
         self._prefixes.lease(entry, tokens[:length])
         return Start(entry.caches, length, entry)
+
+    def fetch(self, prepared: Prepared) -> bool:
+        """Have caches read from the disk if it holds more of a prompt than the memory. True: `Fetched` will follow."""
+        if self._disk is None or prepared.scored:
+            return False
+        found = self._prefixes.peek(as_tokens(prepared.ids[:-1]))
+        return self._disk.fetch(prepared, found[1] if found is not None else 0, self._budget)
+
+    def take_in(self, fetched: Fetched) -> list[Prepared]:
+        """Keep what was read, also if its requests are gone. Gives those that still wait."""
+        if self._disk is None:
+            return []
+        caches, waiting = self._disk.take(fetched)
+        if caches is not None:
+            self._keep(fetched.kept.tokens.tolist(), caches)
+        return waiting
+
+    def cancel(self, request_id: int) -> None:
+        """Nobody waits any more for what the disk is asked for."""
+        if self._disk is not None:
+            self._disk.cancel(request_id)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether `step` has something to do."""
+        return self._disk is not None and self._disk.ready
+
+    def step(self) -> None:
+        """Move a portion of what was evicted towards the disk."""
+        if self._disk is not None:
+            self._disk.step()
+
+    def close(self, seconds: float) -> None:
+        """Write what is held to disk, as far as it goes in this time."""
+        if self._disk is not None:
+            self._disk.close(((tokens, entry.caches) for tokens, entry in self._prefixes.unleased()), seconds)
+
+    def _spill(self, tokens: Tokens, entry: Entry) -> None:
+        if self._disk is not None:
+            self._disk.spill(tokens, entry.caches)
 
     def _take_whole(self, entry: Entry) -> Caches:
         """Nobody else needs a snapshot that nothing branches off."""

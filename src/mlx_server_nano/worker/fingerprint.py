@@ -1,0 +1,32 @@
+"""What tells a model and the build that runs it apart from others, so that no KV cache is ever used with another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from mlx_server_nano.worker import memory
+
+_BUILD: Final = ("mlx-server-nano", "mlx", "mlx-lm")
+
+
+def fingerprint(folder: Path, caches: list[Any]) -> str:
+    """64 hexadecimal digits. folder: the model's. caches: its own, empty, whose kinds and settings count.
+
+    Weights count by name, size and time of their last change, as reading them all would take as long as loading them."""
+    files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".py")]
+    facts = {
+        "build": {name: version(name) for name in _BUILD},
+        "backend": memory.device().backend,
+        "config": (folder / "config.json").read_text(encoding="utf-8"),
+        "files": sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files),
+        "caches": [(type(cache).__name__, repr(_settings(cache))) for cache in caches],
+    }
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _settings(cache: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(cache).items() if isinstance(value, int | float | str)}
