@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from starlette.routing import Route
 from mlx_server_nano.api.app import build_app
 from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.routing import Methods
-from mlx_server_nano.config import SETTINGS, Setting, Settings
+from mlx_server_nano.cli.checks import check
+from mlx_server_nano.config import SETTINGS, Setting, Settings, resolve
+from mlx_server_nano.config.models import MODEL_KEYS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -30,8 +33,23 @@ def test_settings_table():
     assert table.splitlines()[2:] == [row(setting) for setting in SETTINGS]
 
 
+def test_the_configuration_page(tmp_path):
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    table = page.split("| Key | Example | Meaning |")[1].split("\n\n")[0]
+    alias, *rows = table.splitlines()[2:]
+    assert alias.startswith("| `alias` |")
+    assert rows == [f"| `{key.name}` | `{key.example}` | {key.help} |" for key in MODEL_KEYS]
+    example = page.split("```toml\n")[1].split("```")[0]
+    (tmp_path / "file.toml").write_text(example)
+    check(resolve({"config": str(tmp_path / "file.toml")}, {}))
+    used = {name for table in tomllib.loads(example)["models"].values() for name in table}
+    assert used == {"alias", *(key.name for key in MODEL_KEYS)}
+    for key in MODEL_KEYS:
+        key.kind.read(tomllib.loads(f"example = {key.example}")["example"])
+
+
 def test_settings_have_one_place():
-    assert [setting.name for setting in SETTINGS] == list(Settings.__dataclass_fields__)
+    assert [setting.name for setting in SETTINGS] + ["models"] == list(Settings.__dataclass_fields__)
 
 
 def routes() -> set[tuple[str, str]]:
@@ -52,7 +70,17 @@ def test_endpoint_table():
     assert told == routes()
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/ARCHITECTURE.md",
+        "docs/configuration.md",
+        "docs/models.md",
+        "benchmarks/README.md",
+    ],
+)
 def test_links_lead_somewhere(page):
     source = ROOT / page
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", source.read_text()):

@@ -6,7 +6,7 @@ They travel between the processes as msgpack (see `protocol`), hence msgspec str
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from msgspec import Struct
 
@@ -57,6 +57,12 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str | None = None
 
 
+# Arguments that rendering a chat template sets itself.
+RESERVED_TEMPLATE_KWARGS: Final = frozenset(
+    ("template", "chat_template", "messages", "tools", "documents", "add_generation_prompt", "tokenize")
+)
+
+
 class ChatPrompt(Struct, frozen=True, kw_only=True, tag="chat"):
     """Messages to be rendered with the model's chat template, already in the form that it wants (see `chat.prepare`).
 
@@ -86,7 +92,8 @@ Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
 class Sampling(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How tokens are chosen. None means: not given, so the operator's or the model's default holds.
+    """How tokens are chosen. None means: not given, so the model's default holds, once the gateway has
+    filled in the operator's.
 
     temperature 0 is greedy. top_k 0 is off. The penalties follow OpenAI's (presence, frequency: over the output) and
     Hugging Face's (repetition: over prompt and output) definitions. `logit_bias` maps token ids to additions.

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.cli.server import Server, listen
 from mlx_server_nano.config import Settings
+from mlx_server_nano.config.models import RequestDefaults
 from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.manager import Manager
 from tests.api.fakes import FakeCatalog, FakeManager, chat_model
@@ -166,6 +167,7 @@ class LeaseOf:
     """As much of a lease as an encoder asks for."""
 
     chat: ChatModel
+    defaults: RequestDefaults = field(default_factory=RequestDefaults)
 
 
 HERMES = """{% if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>

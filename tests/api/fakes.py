@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_server_nano.chat.model import ChatModel
+from mlx_server_nano.config.models import RequestDefaults
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.catalog import AvailableModel
 from mlx_server_nano.models.names import ModelKind, ModelRef
@@ -113,6 +114,7 @@ class FakeLease:
         self.model_id = name
         self.info = model_info(script.template, script.special_tokens)
         self.chat = ChatModel(self.info)
+        self.defaults = RequestDefaults()
         self._manager = manager
         self._script = script
 

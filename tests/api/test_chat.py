@@ -220,13 +220,6 @@ def test_death_in_mid_stream(server, error, code):
     assert server.client().models.list().data, "the server goes on"
 
 
-def test_default_max_tokens(start):
-    server = start(default_max_tokens=512)
-    server.client().chat.completions.create(model="m", messages=HI)
-    server.client().chat.completions.create(model="m", messages=HI, max_tokens=3)
-    assert [request.max_tokens for request in server.manager.requests] == [512, 3]
-
-
 def test_custom_tool(server, validate):
     """As the Responses API has it: the model calls a function with one string, the client sees a call with a text."""
     written = '<tool_call>\n{"name": "patch", "arguments": {"input": "*** a\\nb"}}\n</tool_call>'

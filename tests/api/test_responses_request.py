@@ -6,7 +6,6 @@ import pytest
 from mlx_server_nano.api.responses_request import decode
 from mlx_server_nano.api.responses_store import ResponseStore
 from mlx_server_nano.chat.request import AnswerFormat, CallMode, ChatRequest, Thinking, ToolChoice
-from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import InvalidRequestError, UnsupportedParameterError
 from mlx_server_nano.types import Message, Role, Sampling, ToolCall
 
@@ -14,9 +13,9 @@ F: Any = {"type": "function", "name": "f", "parameters": {"type": "object"}, "st
 G: Any = {"type": "custom", "name": "g"}
 
 
-def decoded(settings: Settings | None = None, **fields: Any) -> ChatRequest:
+def decoded(**fields: Any) -> ChatRequest:
     body = {"model": "m", "input": "hi", **fields}
-    return decode(json.dumps(body).encode(), settings or Settings(), ResponseStore())[0]
+    return decode(json.dumps(body).encode(), ResponseStore())[0]
 
 
 def messages(*items: Any, **fields: Any) -> list[Message]:
@@ -195,7 +194,7 @@ def test_sampling_and_limits():
     chat = decoded(temperature=0.5, top_p=0.9, seed=1, max_output_tokens=20)
     assert chat.sampling == Sampling(temperature=0.5, top_p=0.9, seed=1)
     assert chat.max_tokens == 20
-    assert decoded(Settings(default_max_tokens=7)).max_tokens == 7
+    assert decoded().max_tokens is None
 
 
 @pytest.mark.parametrize(

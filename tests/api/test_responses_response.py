@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from mlx_server_nano.api.responses_request import decode
 from mlx_server_nano.api.responses_response import ResponseAnswer, ResponseStream
 from mlx_server_nano.api.responses_store import ResponseStore
-from mlx_server_nano.config import Settings
 from mlx_server_nano.protocol import Delta, Event, Started
 from mlx_server_nano.types import Alternative, FinishReason, TokenLogprob
 
@@ -99,7 +98,7 @@ def test_stream_and_answer_agree(validate, hermes, written, cuts, finish, summar
         "top_logprobs": 1,
     }
     store = ResponseStore()
-    chat, options = decode(json.dumps(asked).encode(), Settings(), store)
+    chat, options = decode(json.dumps(asked).encode(), store)
     answer, stream = ResponseAnswer(chat, options, store), ResponseStream(chat, options, store)
     token = TokenLogprob(b"x", -1.0, (Alternative(b"x", -1.0),))
     at = [0, *sorted(min(cut, len(written)) for cut in cuts), len(written)]
@@ -134,7 +133,7 @@ def test_stream_and_answer_agree(validate, hermes, written, cuts, finish, summar
 
 def answer_of(hermes, written: str, finish: FinishReason = FinishReason.STOP, **fields: Any) -> dict:
     body = {"model": "m", "input": "hi", "tools": TOOLS, **fields}
-    chat, options = decode(json.dumps(body).encode(), Settings(), ResponseStore())
+    chat, options = decode(json.dumps(body).encode(), ResponseStore())
     answer = ResponseAnswer(chat, options, ResponseStore())
     answer.begin(hermes)
     answer.feed([Started(0, 5, 2, ""), Delta(0, 0, written, 4, (), finish)])
@@ -190,7 +189,7 @@ def test_there_is_always_a_message_or_a_call(hermes):
 
 def test_logprobs_are_those_of_the_text(plain):
     body = {"model": "m", "input": "hi", "top_logprobs": 1}
-    chat, options = decode(json.dumps(body).encode(), Settings(), ResponseStore())
+    chat, options = decode(json.dumps(body).encode(), ResponseStore())
     answer = ResponseAnswer(chat, options, ResponseStore())
     answer.begin(plain)
     halves = [TokenLogprob(half, -0.5, (Alternative(half, -0.5),)) for half in (b"\xc3", b"\xa9")]

@@ -72,6 +72,9 @@ def test_help_imports_little(args):
         (["--alias", "a=b", "--alias", "b=a"], {}, "--alias"),
         (["--alias", "a=no model"], {}, "no model"),
         ([], {"MLX_ALIAS": "a=b", "MLX_MODEL_MAP": "a=c"}, "--model-map"),
+        (["--tool-format", "*=nothing"], {}, "--tool-format"),
+        (["--config", "/nowhere.toml"], {}, "/nowhere.toml: No such file"),
+        ([], {"MLX_CONFIG": "/nowhere.toml"}, "/nowhere.toml: No such file"),
         (["nonsense"], {}, "nonsense"),
         (["serve", "nonsense"], {}, "nonsense"),
         ([], {"MLX_SERVER_PORT": "abc"}, "MLX_SERVER_PORT"),
@@ -86,6 +89,24 @@ def test_bad_values_are_one_line(args, environment, named):
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("mlx-server-nano: ")
     assert named in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("prot = 1", "unknown key 'prot'; did you mean 'port'?"),
+        ("alias = ['a=no model']", "'no model', which can be no model's name"),
+        ("[models.'no model']", "models.\"no model\": 'no model' is no alias and can be no model's name"),
+        ("alias = ['a=b']\n[models.a]\ntrust-remote-code = true", 'models."a".trust-remote-code: the code is that of'),
+        ("[models.a]\ntool-format = 'x'", "models.\"a\".tool-format: there is no format 'x'"),
+    ],
+)
+def test_a_bad_configuration_file_is_one_line(tmp_path, text, told):
+    file = tmp_path / "nano.toml"
+    file.write_text(text)
+    done = run("--config", str(file))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert told in done.stderr
 
 
 def test_port_in_use():

@@ -41,9 +41,15 @@ class Bench:
     @asynccontextmanager
     async def managed(self, *names: str, **settings: Any) -> AsyncIterator[Manager]:
         settings = {"max_memory": GIB, "spare_worker": False, **settings}
-        catalog = Catalog(cache_dir=self.folder / "cache", built_in={name: self.folder / name for name in names})
+        configured = Settings(**settings)
+        catalog = Catalog(
+            cache_dir=self.folder / "cache",
+            built_in={name: self.folder / name for name in names},
+            aliases=configured.alias,
+            tables=configured.models,
+        )
         command = [sys.executable, "-P", fake_worker.__file__, "--log", self.log, "--start-file", self.start_file]
-        self.manager = Manager(Settings(**settings), catalog, command=[str(part) for part in command])
+        self.manager = Manager(configured, catalog, command=[str(part) for part in command])
         await self.manager.start()
         try:
             yield self.manager

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_server_nano.config.models import Loading, ModelOptions, RequestDefaults
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.architectures import known_model_types
 from mlx_server_nano.models.catalog import AvailableModel, Catalog
@@ -219,6 +220,35 @@ def test_aliases(tmp_path: Path) -> None:
     assert catalog.find("faster").alias is None, "a name that a pattern gave is listed nowhere"
     with pytest.raises(ModelNotFoundError, match="not on this machine"):
         catalog.find("Some/Other")
+
+
+def test_options_of_a_name(tmp_path: Path) -> None:
+    cache_repository(tmp_path, f"{OWN}/small-4bit")
+    code = {"config.json": '{"model_type": "x", "model_file": "x.py"}'}
+    folder = write_model(tmp_path / "mine", files=code)
+    aliases = [("calm", "small"), ("calmer", "calm"), ("long", "calm"), ("mine", str(folder)), ("gone", "/nowhere")]
+    tables = [
+        ("small", ModelOptions(requests=RequestDefaults(top_k=1, top_p=0.5), loading=Loading(pinned=True))),
+        ("calm", ModelOptions(requests=RequestDefaults(top_k=2))),
+        ("calmer", ModelOptions(requests=RequestDefaults(min_p=0.1))),
+        ("long", ModelOptions(loading=Loading(context_length=9))),
+        (str(folder), ModelOptions(loading=Loading(trust_remote_code=True))),
+        ("gone", ModelOptions(loading=Loading(pinned=True))),
+    ]
+    catalog = Catalog(cache_dir=tmp_path, aliases=aliases, model_map=[("c-*", "calmer")], tables=tables)
+    own, calm, calmer, long = (catalog.resolve(name) for name in (f"{OWN}/small-4bit", "calm", "c-3", "long"))
+    assert {own.key, calm.key, calmer.key} == {(f"{OWN}/small-4bit", Loading(pinned=True))}, "one loaded model"
+    assert own.options == tables[0][1] and own.name == calm.name == own.id
+    assert calm.options.requests == RequestDefaults(top_k=2, top_p=0.5)
+    assert calmer.options.requests == RequestDefaults(top_k=2, top_p=0.5, min_p=0.1)
+    assert long.options.loading == Loading(context_length=9, pinned=True) and long.key != own.key
+    assert (long.id, long.name) == (own.id, "long")
+    assert catalog.resolve("mine").folder == folder and catalog.trusts(str(folder))
+    with pytest.raises(UnsupportedModelError, match="Python code"):
+        Catalog(aliases=aliases).resolve("mine")
+    closed = Catalog(tables=tables, allow_local_paths=False)
+    assert closed.resolve(str(folder)).folder == folder, "the operator has named it"
+    assert catalog.pinned() == ["small", "calm", "calmer", "long", "gone"]
 
 
 def test_an_incomplete_local_folder_says_what_is_missing(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import psutil
 import pytest
 
 from mlx_server_nano.config import Settings
+from mlx_server_nano.config.models import Loading, ModelOptions, RequestDefaults
 from mlx_server_nano.errors import (
     GenerationError,
     ModelNotFoundError,
+    OutOfMemoryError,
     QueueFullError,
     UnavailableError,
     UnsupportedModelError,
@@ -20,6 +22,7 @@ from mlx_server_nano.errors import (
 )
 from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.manager import Manager
+from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.models.slot import ModelState
 from tests.models import fake_worker
 from tests.models.bench import Bench, read, start
@@ -171,6 +174,58 @@ async def test_an_idle_timeout_of_zero_means_never(bench: Bench) -> None:
         assert (status.state, status.idle_seconds_left) == (ModelState.READY, None)
 
 
+async def test_a_models_own_idle_timeout(bench: Bench) -> None:
+    bench.model("a"), bench.model("b")
+    tables = [(name, ModelOptions(loading=Loading(idle_timeout=seconds))) for name, seconds in (("a", 0), ("b", 0.05))]
+    async with bench.managed("a", "b", idle_timeout=300, models=tables):
+        await bench.use("a")
+        await bench.use("b")
+        await bench.until(lambda: bench.states() == {"a": ModelState.READY})
+        (status,) = bench.manager.status()
+        assert status.idle_seconds_left is None
+
+
+async def test_pinned_models_are_loaded_at_the_start_and_stay(bench: Bench) -> None:
+    bench.model("a", weights_bytes=100 << 20), bench.model("b", weights_bytes=100 << 20)
+    pin = ModelOptions(loading=Loading(pinned=True))
+    models = [("a", pin), ("gone", pin)]
+    async with bench.managed("a", "b", idle_timeout=0.01, max_memory=300 << 20, models=models, alias=[("gone", "/x")]):
+        await bench.until(lambda: bench.states() == {"a": ModelState.READY})
+        await bench.use("a")
+        (status,) = bench.manager.status()
+        assert status.idle_seconds_left is None
+        with pytest.raises(OutOfMemoryError, match="in use or pinned: a"):
+            await bench.use("b")
+        assert bench.states() == {"a": ModelState.READY}
+
+
+async def test_names_of_one_model_share_it_unless_they_load_it_in_another_way(bench: Bench) -> None:
+    bench.model("a")
+    aliases = [("same", "a"), ("calm", "a"), ("long", "a"), ("longer", "long")]
+    models = [
+        ("calm", ModelOptions(requests=RequestDefaults(temperature=0, max_tokens=7))),
+        ("long", ModelOptions(loading=Loading(context_length=5))),
+    ]
+    async with bench.managed("a", alias=aliases, models=models, default_max_tokens=3, default_temperature=1) as manager:
+        async with manager.lease("calm") as calm, manager.lease("same") as same:
+            assert calm.defaults == RequestDefaults(temperature=0, max_tokens=7)
+            assert same.defaults == RequestDefaults(temperature=1, max_tokens=3)
+            assert calm.model_id == same.model_id == "a"
+        assert bench.states().keys() == {"a"}
+        for name in ("longer", "long", "a"):
+            await bench.use(name)
+        assert bench.states().keys() == {"a", "long"}
+        assert len(bench.notes("load")) == 2
+
+
+async def test_an_alias_hides_the_model_of_its_name(bench: Bench) -> None:
+    bench.model("a"), bench.model("b")
+    async with bench.managed("a", "b", alias=[("a", "b"), ("x", "b")]):
+        await bench.use("x")
+        await bench.use("a")
+        assert bench.states().keys() == {"b"}
+
+
 async def test_choices_beyond_batch_and_queue_are_refused(bench: Bench) -> None:
     bench.model("a")
     async with bench.managed("a", max_batch_size=2, max_queue=2) as manager, manager.lease("a") as lease:
@@ -263,5 +318,5 @@ async def test_unknown_names_start_nothing(bench: Bench) -> None:
 
 async def test_a_worker_may_run_the_code_of_trusted_models_alone() -> None:
     manager = Manager(Settings(), Catalog(trust_remote_code=["org/mine"]))
-    assert manager._load_options("org/mine").trust_remote_code
-    assert not manager._load_options("org/other").trust_remote_code
+    assert manager._load_options(ModelRef("org/mine", ModelKind.HUB, None)).trust_remote_code
+    assert not manager._load_options(ModelRef("org/other", ModelKind.HUB, None)).trust_remote_code

@@ -3,6 +3,7 @@ from __future__ import annotations
 import psutil
 import pytest
 
+from mlx_server_nano.config.models import Loading
 from mlx_server_nano.errors import OutOfMemoryError
 from mlx_server_nano.models.slot import ModelState
 from tests.models.bench import GIB, Bench, read, start
@@ -33,7 +34,7 @@ async def test_a_model_in_use_is_never_unloaded(bench: Bench) -> None:
     async with bench.managed("a", "b", max_memory=NEED) as manager:
         async with manager.lease("a") as lease:
             with pytest.raises(
-                OutOfMemoryError, match=r"b needs about 0.8 GiB, and 0.0 GiB are free .* on a"
+                OutOfMemoryError, match=r"b needs about 0.8 GiB, and 0.0 GiB are free .*: a\."
             ) as caught:
                 await bench.use("b")
             assert caught.value.retry_after
@@ -61,7 +62,7 @@ async def test_what_a_worker_reports_counts_once_it_is_more(bench: Bench, monkey
         assert set(bench.states()) == {"a", "b"}
     async with bench.managed("a", "b", max_memory=300 << 20) as manager:
         await bench.use("a", "count 2")
-        monkeypatch.setattr(manager._slots["a"].worker, "memory_bytes", 200 << 20)
+        monkeypatch.setattr(manager._slots[("a", Loading())].worker, "memory_bytes", 200 << 20)
         await bench.use("b")
         assert set(bench.states()) == {"b"}
 

@@ -13,6 +13,7 @@ import pytest
 
 from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.config import worker_environment
+from mlx_server_nano.config.models import RequestDefaults
 from mlx_server_nano.errors import (
     GenerationError,
     InvalidRequestError,
@@ -136,7 +137,7 @@ async def test_requests_that_belong_together_end_together(tmp_path: Path) -> Non
 
 async def test_requests_that_belong_together_count_together(tmp_path: Path) -> None:
     async with loaded(tmp_path) as worker:
-        lease = Lease("m", Loaded(worker, fake_worker.INFO, ChatModel(fake_worker.INFO)), capacity=4)
+        lease = Lease("m", Loaded(worker, fake_worker.INFO, ChatModel(fake_worker.INFO)), 4, RequestDefaults())
         lease.generate(*[ask("hold")] * 5).cancel()  # whatever is asked of a model without work is taken
         lease.generate(ask("hold"), ask("hold"))
         with pytest.raises(QueueFullError, match="2 unfinished choices"):

@@ -104,20 +104,17 @@ def test_end_of_sequence_ids_of_all_places_count(folder):
 
 
 @pytest.mark.parametrize(
-    ("generation", "operator", "expected"),
+    ("generation", "expected"),
     [
-        ({}, None, (0.7, 1.0, 0, 0.0, 1.0)),
-        ({"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.05}, None, None),
-        ({"temperature": 0.6}, 0.2, (0.2, 1.0, 0, 0.0, 1.0)),
-        ({"temperature": 0.6}, 0.0, (0.0, 1.0, 0, 0.0, 1.0)),
-        ({"do_sample": False, "temperature": 0.6}, None, (0.0, 1.0, 0, 0.0, 1.0)),
-        ({"do_sample": False}, 0.9, (0.9, 1.0, 0, 0.0, 1.0)),
-        ({"temperature": "hot", "top_k": -1, "top_p": None, "repetition_penalty": 0}, None, (0.7, 1.0, 0, 0.0, 1.0)),
+        ({}, (0.7, 1.0, 0, 0.0, 1.0)),
+        ({"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.05}, None),
+        ({"do_sample": False, "temperature": 0.6}, (0.0, 1.0, 0, 0.0, 1.0)),
+        ({"temperature": "hot", "top_k": -1, "top_p": None, "repetition_penalty": 0}, (0.7, 1.0, 0, 0.0, 1.0)),
     ],
 )
-def test_sampling_defaults(tiny_folder, generation, operator, expected):
+def test_sampling_defaults(tiny_folder, generation, expected):
     folder = tiny_folder("qwen2", generation_config={"eos_token_id": 3, **generation})
-    sampling = harness.load(folder, default_temperature=operator).row_sampling(Sampling())
+    sampling = harness.load(folder).row_sampling(Sampling())
     found = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p, sampling.repetition_penalty)
     assert found == (expected or (0.6, 0.95, 20, 0.1, 1.05))
     assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.seed) == (0.0, 0.0, None)
@@ -125,7 +122,7 @@ def test_sampling_defaults(tiny_folder, generation, operator, expected):
 
 def test_a_requests_own_sampling_comes_first(tiny_folder):
     folder = tiny_folder("qwen2", generation_config={"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.1})
-    loaded = harness.load(folder, default_temperature=0.3)
+    loaded = harness.load(folder)
     sampling = loaded.row_sampling(Sampling(temperature=0.0, top_k=0, repetition_penalty=1.0, seed=0))
     assert (sampling.temperature, sampling.top_k, sampling.repetition_penalty, sampling.seed) == (0.0, 0, 1.0, 0)
     assert not sampling.penalized

@@ -45,10 +45,10 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
 
     models = ModelEndpoints(manager, catalog)
     description = Description()
-    chat = GenerationEndpoint(settings, manager, gate, ChatDialect(settings).prepare)
+    chat = GenerationEndpoint(settings, manager, gate, ChatDialect().prepare)
     completions = GenerationEndpoint(settings, manager, gate, CompletionDialect().prepare)
     embeddings = GenerationEndpoint(settings, manager, gate, EmbeddingDialect().prepare)
-    tokens = TokenDialect(settings, manager)
+    tokens = TokenDialect(manager)
     dialect = MessagesDialect()
     messages = GenerationEndpoint(settings, manager, gate, dialect.prepare)
     count = GenerationEndpoint(settings, manager, gate, dialect.prepare_count)

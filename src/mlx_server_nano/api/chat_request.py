@@ -14,8 +14,8 @@ from mlx_server_nano.api.sampling import Effort, PositiveInt, SamplingFields, to
 from mlx_server_nano.api.tools import MAX_TOOLS, ChatTool, ChatToolChoice, ToolName, to_choice, to_toolset
 from mlx_server_nano.api.wire import decode_json
 from mlx_server_nano.chat.request import AnswerFormat, CallMode, ChatRequest
-from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import InvalidRequestError
+from mlx_server_nano.types import RESERVED_TEMPLATE_KWARGS
 
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 
@@ -100,21 +100,16 @@ class ChatOptions:
 _DECODER: Final = msgspec.json.Decoder(ChatBody)
 _REFUSED: Final = RefusedFields(ChatFields)
 
-# Arguments that rendering a chat template sets itself.
-_RESERVED_KWARGS: Final = frozenset(
-    ("template", "chat_template", "messages", "tools", "documents", "add_generation_prompt", "tokenize")
-)
 
-
-def decode(body: bytes, settings: Settings) -> tuple[ChatRequest, ChatOptions]:
+def decode(body: bytes) -> tuple[ChatRequest, ChatOptions]:
     """Raises InvalidRequestError; `param` is the path of the field at fault."""
     wire = decode_json(_DECODER, body)
     include_usage = wire.stream_options is not None and bool(wire.stream_options.include_usage)
     options = ChatOptions(model=wire.model, stream=bool(wire.stream), include_usage=include_usage)
-    return to_request(wire, settings), options
+    return to_request(wire), options
 
 
-def to_request(wire: ChatFields, settings: Settings) -> ChatRequest:
+def to_request(wire: ChatFields) -> ChatRequest:
     """Raises as `decode`."""
     _check_combinations(wire)
     limit = wire.max_tokens if wire.max_completion_tokens is None else wire.max_completion_tokens
@@ -128,7 +123,7 @@ def to_request(wire: ChatFields, settings: Settings) -> ChatRequest:
         thinking=to_thinking(wire.reasoning_effort, wire.thinking_budget),
         template_kwargs=_template_kwargs(wire),
         sampling=wire.to_sampling(),
-        max_tokens=settings.default_max_tokens if limit is None else limit,
+        max_tokens=limit,
         stop=wire.stop_strings(),
         n=wire.n or 1,
         logprobs=(wire.top_logprobs or 0) if wire.logprobs else None,
@@ -163,7 +158,7 @@ def _check_combinations(wire: ChatFields) -> None:
 
 def _template_kwargs(wire: ChatFields) -> dict[str, Any]:
     given = wire.chat_template_kwargs or {}
-    if reserved := _RESERVED_KWARGS & given.keys():
+    if reserved := RESERVED_TEMPLATE_KWARGS & given.keys():
         name = min(reserved)
         raise InvalidRequestError(f"`{name}` is set by the server.", param=f"chat_template_kwargs.{name}")
     try:

@@ -44,7 +44,7 @@ class CompletionRequest:
     model: str
     prompts: tuple[TextPrompt | TokenPrompt, ...]
     sampling: Sampling
-    max_tokens: int
+    max_tokens: int | None
     stop: tuple[str, ...]
     n: int
     candidates: int
@@ -63,8 +63,9 @@ class CompletionRequest:
     def ranked(self) -> bool:
         return self.candidates > self.n
 
-    def bind(self, info: ModelInfo) -> tuple[GenerationRequest, ...]:
+    def bind(self, info: ModelInfo, default_max_tokens: int | None = None) -> tuple[GenerationRequest, ...]:
         """One request for each prompt. Raises UnsupportedParameterError if the model can't fill in before a suffix."""
+        bound = default_max_tokens or _DEFAULT_MAX_TOKENS
         prompts: tuple[Prompt, ...] = self.prompts
         stop = self.stop
         if self.suffix is not None:
@@ -80,7 +81,7 @@ class CompletionRequest:
             GenerationRequest(
                 prompt=prompt,
                 sampling=self.sampling,
-                max_tokens=self.max_tokens,
+                max_tokens=bound if self.max_tokens is None else self.max_tokens,
                 stop=stop,
                 n=self.candidates,
                 first_choice=index * self.candidates,
@@ -120,7 +121,7 @@ def decode(body: bytes) -> CompletionRequest:
         model=wire.model,
         prompts=prompts,
         sampling=wire.to_sampling(),
-        max_tokens=_DEFAULT_MAX_TOKENS if wire.max_tokens is None else wire.max_tokens,
+        max_tokens=wire.max_tokens,
         stop=wire.stop_strings(),
         n=n,
         candidates=candidates,

@@ -62,7 +62,7 @@ class _Reader:
         self._usage = Usage()
 
     def begin(self, lease: Lease) -> tuple[GenerationRequest, ...]:
-        return self._asked.bind(lease.info)
+        return self._asked.bind(lease.info, lease.defaults.max_tokens)
 
     def _count(self, event: Event) -> None:
         if isinstance(event, Delta):

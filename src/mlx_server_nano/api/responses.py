@@ -30,7 +30,7 @@ _PATH: Final = "/v1/responses"
 
 def responses_routes(settings: Settings, manager: Manager, gate: Gate) -> list[Route]:
     store = ResponseStore()
-    dialect = ResponsesDialect(settings, store)
+    dialect = ResponsesDialect(store)
     create = GenerationEndpoint(settings, manager, gate, dialect.prepare)
     count = GenerationEndpoint(settings, manager, gate, dialect.prepare_count)
     kept = KeptResponses(store)
@@ -44,14 +44,13 @@ def responses_routes(settings: Settings, manager: Manager, gate: Gate) -> list[R
 
 
 class ResponsesDialect:
-    def __init__(self, settings: Settings, store: ResponseStore) -> None:
-        self._settings = settings
+    def __init__(self, store: ResponseStore) -> None:
         self._store = store
         self._unknown = UnknownFields(ResponseBody)
 
     def prepare(self, body: bytes) -> StreamJob | AnswerJob:
         """Raises InvalidRequestError, NotFoundError."""
-        chat, options = decode(body, self._settings, self._store)
+        chat, options = decode(body, self._store)
         self._unknown.log(body)
         if options.stream:
             return StreamJob(options.model, ResponseStream(chat, options, self._store))
@@ -59,7 +58,7 @@ class ResponsesDialect:
 
     def prepare_count(self, body: bytes) -> AnswerJob:
         """How long the prompt is that the same request would make. Raises InvalidRequestError, NotFoundError."""
-        chat, options = decode(body, self._settings, self._store)
+        chat, options = decode(body, self._store)
         return AnswerJob(options.model, PromptTokens(chat), prompt_only=True)
 
 

@@ -19,7 +19,6 @@ from mlx_server_nano.api.sampling import Effort, SamplingFields, to_thinking
 from mlx_server_nano.api.tools import MAX_TOOLS, ToolName
 from mlx_server_nano.api.wire import decode_json
 from mlx_server_nano.chat.request import AnswerFormat, CallMode, ChatRequest
-from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import (
     InvalidRequestError,
     NotFoundError,
@@ -126,7 +125,7 @@ _LOGPROBS: Final = "message.output_text.logprobs"
 _SEALED: Final = "reasoning.encrypted_content"
 
 
-def decode(body: bytes, settings: Settings, store: ResponseStore) -> tuple[ChatRequest, ResponseOptions]:
+def decode(body: bytes, store: ResponseStore) -> tuple[ChatRequest, ResponseOptions]:
     """Raises InvalidRequestError, NotFoundError for unknown references; `param` is the path of the field at fault."""
     wire = decode_json(_DECODER, body)
     _check(wire)
@@ -141,7 +140,7 @@ def decode(body: bytes, settings: Settings, store: ResponseStore) -> tuple[ChatR
         answer=_answer_format(wire.text),
         thinking=to_thinking(wire.reasoning.effort if wire.reasoning is not None else None),
         sampling=wire.to_sampling(),
-        max_tokens=settings.default_max_tokens if wire.max_output_tokens is None else wire.max_output_tokens,
+        max_tokens=wire.max_output_tokens,
         stop=wire.stop_strings(),
         truncate=wire.truncation == "auto",
         logprobs=(wire.top_logprobs or 0) if wire.top_logprobs or _LOGPROBS in include else None,
@@ -150,7 +149,7 @@ def decode(body: bytes, settings: Settings, store: ResponseStore) -> tuple[ChatR
         model=wire.model,
         stream=bool(wire.stream),
         store=wire.store is not False,
-        echo=_echo(wire, shown, settings),
+        echo=_echo(wire, shown),
         history=history,
         input=items,
         summarize=_summary(wire.reasoning) is not None,
@@ -215,10 +214,9 @@ def _summary(reasoning: Reasoning | None) -> Summary | None:
     return (reasoning.summary or reasoning.generate_summary) if reasoning is not None else None
 
 
-def _echo(wire: ResponseBody, tools: list[dict[str, Any]], settings: Settings) -> ResponseObject:
+def _echo(wire: ResponseBody, tools: list[dict[str, Any]]) -> ResponseObject:
     """A response with all that it must repeat, with OpenAI's default where the request has none."""
     text = wire.text or TextOptions()
-    default = 1.0 if settings.default_temperature is None else settings.default_temperature
     shown: dict[str, Any] = {"format": msgspec.to_builtins(text.format or TextFormat("text"))}
     if text.verbosity is not None:
         shown["verbosity"] = text.verbosity
@@ -238,7 +236,7 @@ def _echo(wire: ResponseBody, tools: list[dict[str, Any]], settings: Settings) -
         ),
         safety_identifier=wire.safety_identifier,
         store=wire.store is not False,
-        temperature=default if wire.temperature is None else wire.temperature,
+        temperature=1.0 if wire.temperature is None else wire.temperature,
         text=shown,
         tool_choice="auto" if wire.tool_choice is None else msgspec.to_builtins(wire.tool_choice),
         tools=tools,

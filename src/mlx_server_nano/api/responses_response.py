@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from mlx_server_nano.models.lease import Lease
 
 _encode: Final = msgspec.json.encode
+# What a response repeats of the sampling, the operator's defaults included.
+_SHOWN: Final = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 
 
 class _Encoder(Reader):
@@ -47,10 +49,14 @@ class _Encoder(Reader):
         self._id = f"resp_{secrets.token_hex(24)}"
         self._created = int(time.time())
         self._output = Output(chat.custom, summarize=options.summarize, sealed=options.seal)
+        self._echo = options.echo
 
     def begin(self, lease: Lease) -> GenerationRequest:
         """Raises InvalidRequestError for what the model can't do. A grammar's fault is told in this dialect's words."""
         request = super().begin(lease)
+        filled = lease.defaults.fill(self.chat.sampling)
+        shown = {name: value for name in _SHOWN if (value := getattr(filled, name)) is not None}
+        self._echo = replace(self._echo, **shown)
         if request.constraint is None or request.constraint.param != "response_format":
             return request
         return replace(request, constraint=replace(request.constraint, param="text.format"))
@@ -59,7 +65,7 @@ class _Encoder(Reader):
         self, status: ResponseStatus = "in_progress", *, error: ResponseFailure | None = None, ended: bool = False
     ) -> ResponseObject:
         return replace(
-            self._options.echo,
+            self._echo,
             id=self._id,
             created_at=self._created,
             completed_at=int(time.time()) if status == "completed" else None,

@@ -15,7 +15,6 @@ from mlx_server_nano.api.chat_request import ChatFields, to_request
 from mlx_server_nano.api.run import AnswerJob
 from mlx_server_nano.api.sampling import TokenId
 from mlx_server_nano.api.wire import decode_json
-from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import InvalidRequestError
 from mlx_server_nano.protocol import Event, Rendered, Tokenized
 from mlx_server_nano.types import ChatPrompt, Detokenize, RenderChat, Tokenize, Work
@@ -97,8 +96,7 @@ class _Asked:
 
 
 class TokenDialect:
-    def __init__(self, settings: Settings, manager: Manager) -> None:
-        self._settings = settings
+    def __init__(self, manager: Manager) -> None:
         self._manager = manager
 
     def tokenize(self, body: bytes) -> AnswerJob:
@@ -118,7 +116,7 @@ class TokenDialect:
     def apply_template(self, body: bytes) -> AnswerJob:
         """The body is that of a chat completion: all of it that a template sees counts."""
         wire = decode_json(_TEMPLATE, body)
-        chat = to_request(wire, self._settings)
+        chat = to_request(wire)
 
         def question(lease: Lease) -> Work:
             prompt = lease.chat.bind(chat).request.prompt

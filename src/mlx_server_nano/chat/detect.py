@@ -14,6 +14,13 @@ _COMMENT: Final = re.compile(r"\{#.*?#\}", re.DOTALL)
 _TOOLS: Final = re.compile(r"\b(?:\w+_)?tools\b")
 
 
+def named(name: str) -> Format:
+    """Raises InvalidRequestError if there is no such format."""
+    if name not in FORMATS:
+        raise InvalidRequestError(f"no tool format {name!r}; there are: {', '.join(sorted(FORMATS))}")
+    return FORMATS[name]
+
+
 def detect(template: str | None, special_tokens: Iterable[str] = (), name: str | None = None) -> Format:
     """The format for a chat template (Jinja source).
 
@@ -21,9 +28,7 @@ def detect(template: str | None, special_tokens: Iterable[str] = (), name: str |
     does not use. `name` overrides both; raises InvalidRequestError if there is no such format.
     """
     if name is not None:
-        if name not in FORMATS:
-            raise InvalidRequestError(f"no tool format {name!r}; there are: {', '.join(sorted(FORMATS))}")
-        return FORMATS[name]
+        return named(name)
     text = "\n".join(special_tokens) if template is None else _COMMENT.sub("", template)
     for found in FORMATS.values():
         if any(all(sign in text for sign in signs) for signs in found.signs):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_server_nano.chat.detect import detect
+from mlx_server_nano.chat.detect import detect, named
 from mlx_server_nano.chat.formats.base import Format
 from mlx_server_nano.chat.grammar import answer_grammar, call_grammar, json_body
 from mlx_server_nano.chat.prepare import Prepared, Traits, prepare, probe
@@ -35,11 +36,24 @@ class ChatModel:
         """Reads and tries the chat template, which takes milliseconds: keep it off the event loop. format_name: instead of
         the detected one. Raises InvalidRequestError for an unknown name."""
         self._info = info
+        self._template_kwargs: Mapping[str, Any] = {}
         self.format = detect(info.chat_template, info.special_tokens, format_name)
         try:
             self._traits = probe(info.chat_template) if info.chat_template is not None else Traits()
         except TemplateError:
             self._traits = Traits()
+
+    def configured(self, format_name: str | None, template_kwargs: Mapping[str, Any] | None) -> ChatModel:
+        """The same model with another format, and with variables for its template where a request has none; None: as it is.
+        Raises InvalidRequestError for an unknown format."""
+        if format_name is None and template_kwargs is None:
+            return self
+        other = copy.copy(self)
+        if format_name is not None:
+            other.format = named(format_name)
+        if template_kwargs is not None:
+            other._template_kwargs = template_kwargs
+        return other
 
     def bind(self, chat: ChatRequest) -> Bound:
         """Raises InvalidRequestError for what this model or its template can't do."""
@@ -51,7 +65,11 @@ class ChatModel:
             prompt=ChatPrompt(
                 messages=prepared.messages,
                 tools=prepared.tools,
-                template_kwargs={**self._thinking_variables(chat.thinking), **chat.template_kwargs},
+                template_kwargs={
+                    **self._template_kwargs,
+                    **self._thinking_variables(chat.thinking),
+                    **chat.template_kwargs,
+                },
                 droppable=self._droppable(chat, prepared) if chat.truncate else (),
             ),
             sampling=chat.sampling,

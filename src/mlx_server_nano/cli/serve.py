@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from mlx_server_nano.cli.checks import check
 from mlx_server_nano.cli.logs import configure_logging
 from mlx_server_nano.cli.options import setting_options
 from mlx_server_nano.config import SettingError, Settings, export_hub, resolve
@@ -21,7 +22,7 @@ def start(**flags: str | bool | None) -> None:
     """Serve models over HTTP (the default command)."""
     try:
         settings = resolve(flags)
-        _check_names(settings)
+        check(settings)
     except SettingError as error:
         raise click.UsageError(str(error)) from None
     export_hub(settings)
@@ -53,16 +54,6 @@ def start(**flags: str | bool | None) -> None:
         run(settings, [listener])
 
 
-def _check_names(settings: Settings) -> None:
-    """What can be told of names without a look at the disk. Raises SettingError."""
-    from mlx_server_nano.models.names import is_possible
-
-    known = dict(settings.alias)
-    for name, target in settings.alias:
-        if target not in known and not is_possible(target):
-            raise SettingError(f"--alias: {name!r} stands for {target!r}, which can be no model's name")
-
-
 def run(settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve until a signal comes."""
     configure_logging(settings.log_level)
@@ -80,6 +71,7 @@ def run(settings: Settings, sockets: list[socket.socket]) -> None:
         model_map=settings.model_map,
         allow_local_paths=on_loopback if settings.local_paths is None else settings.local_paths,
         trust_remote_code=settings.trust_remote_code,
+        tables=settings.models,
     )
     app = build_app(settings, Manager(settings, catalog), catalog, gate)
     Server(app, settings, gate).run(sockets)

@@ -1,22 +1,41 @@
-"""Flags over the environment over the defaults."""
+"""Flags over the environment over the configuration file over the defaults."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from mlx_server_nano.config import aliases
+from mlx_server_nano.config.aliases import check
 from mlx_server_nano.config.environment import environment
 from mlx_server_nano.config.errors import SettingError
+from mlx_server_nano.config.file import ConfigFile, read
 from mlx_server_nano.config.settings import SETTINGS, Settings
 
 
 def resolve(flags: Mapping[str, str | bool | None], variables: Mapping[str, str] | None = None) -> Settings:
-    """Settings from flags (by setting name; None: not given) over the environment over the defaults.
+    """Settings from flags (by setting name; None: not given) over the environment over the file that these name over the
+    defaults.
 
-    Raises SettingError for an unusable value, and for aliases that contradict each other.
+    Raises SettingError for an unusable value or file, and for aliases that contradict each other.
     """
-    variables = environment() if variables is None else variables
+    given = _given(flags, environment() if variables is None else variables)
+    path = given.get("config")
+    file = ConfigFile() if path is None else read(path)
+    values = {**file.settings, **given}
+    own = values.get("alias", ())
+    values["alias"] = (*own, *((name, model) for name, model in file.aliases if name not in dict(own)))
+    settings = Settings(**values, models=file.models)
+    try:
+        check(settings.alias, settings.model_map)
+    except ValueError as error:
+        raise SettingError(
+            f"{path}: alias: {error}" if path and "alias" not in given else f"--alias: {error}"
+        ) from None
+    return settings
+
+
+def _given(flags: Mapping[str, str | bool | None], variables: Mapping[str, str]) -> dict[str, Any]:
+    """What flags and variables say."""
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         raw = flags.get(setting.name)
@@ -32,6 +51,4 @@ def resolve(flags: Mapping[str, str | bool | None], variables: Mapping[str, str]
             values[setting.name] = setting.parse(raw)
         except ValueError as error:
             raise SettingError(f"{source}: {'the value' if setting.secret else repr(raw)} is {error}") from None
-    settings = Settings(**values)
-    aliases.check(settings.alias, settings.model_map)
-    return settings
+    return values

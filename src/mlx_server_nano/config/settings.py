@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from mlx_server_nano.config.models import ModelOptions
 from mlx_server_nano.config.values import (
     Kind,
     boolean,
     choice,
     count_or_unset,
     directory,
+    file,
     host,
     host_name,
     integer,
@@ -48,6 +50,24 @@ class Setting:
             return self.kind.parse(text)
         return tuple(self.kind.parse(item) for item in map(str.strip, text.split(",")) if item)
 
+    def read(self, value: Any) -> Any:
+        """The value of a TOML key. Raises ValueError with the reason."""
+        if not self.repeatable:
+            return self.kind.read(value)
+        if not isinstance(value, list):
+            raise ValueError("not a list")
+        return tuple(self.kind.read(item) for item in value)
+
+    @property
+    def key(self) -> str:
+        """In the configuration file."""
+        return self.flag.partition("/")[0].removeprefix("--")
+
+    @property
+    def in_file(self) -> bool:
+        """Whether a configuration file may hold it: one can't name another."""
+        return self.name != "config"
+
     @property
     def default(self) -> Any:
         return Settings.__dataclass_fields__[self.name].default
@@ -68,6 +88,14 @@ class Setting:
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 SETTINGS: Final = (
+    Setting(
+        "config",
+        "--config",
+        "MLX_CONFIG",
+        optional(file()),
+        "FILE",
+        "TOML file with settings, and with more for each model (docs/configuration.md).",
+    ),
     Setting("host", "--host", "MLX_SERVER_HOST", host(), "ADDRESS", "Address to listen on."),
     Setting("port", "--port", "MLX_SERVER_PORT", integer(0, 65535), "PORT", "Port to listen on; 0: any free one."),
     Setting(
@@ -290,8 +318,10 @@ SETTINGS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The resolved settings; the fields are those of `SETTINGS`. Sizes in bytes, times in seconds."""
+    """The resolved settings; the fields are those of `SETTINGS`, and the configuration file's tables for models with the names
+    that they stand under. Sizes in bytes, times in seconds."""
 
+    config: Path | None = None
     host: str = "0.0.0.0"  # noqa: S104
     port: int = 8000
     log_level: str = "INFO"
@@ -322,6 +352,7 @@ class Settings:
     tool_format: tuple[tuple[str, str], ...] = ()
     local_paths: bool | None = None
     trust_remote_code: tuple[str, ...] = ()
+    models: tuple[tuple[str, ModelOptions], ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:

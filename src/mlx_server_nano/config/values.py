@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,8 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """parse: text to the value; raises ValueError with the reason. types: what TOML may hold for it, in words: `what`."""
+    """parse: text to the value; raises ValueError with the reason. types: what TOML may hold for it, in words: `what`. What is
+    no string there, `parse` gets as JSON."""
 
     parse: Callable[[str], Any]
     types: tuple[type, ...] = (str,)
@@ -21,7 +23,11 @@ class Kind:
         """The value from one that TOML holds. Raises ValueError with the reason."""
         if type(value) not in self.types:
             raise ValueError(f"not {self.what}")
-        return self.parse(str(value))
+        return self.parse(value if isinstance(value, str) else json.dumps(value, default=_refuse))
+
+
+def _refuse(value: object) -> None:
+    raise ValueError(f"not made of strings, numbers, booleans, lists and tables only ({value})")
 
 
 def integer(low: int, high: int | None = None) -> Kind:
@@ -157,6 +163,10 @@ def host_name() -> Kind:
 
 def pattern() -> Kind:
     return matching(r"\S.*", "a pattern")
+
+
+def table() -> Kind:
+    return Kind(json.loads, (dict,), "a table such as { name = true }")
 
 
 def host() -> Kind:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
 from mlx_server_nano.config.aliases import follow
+from mlx_server_nano.config.models import ModelOptions
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models import folder as model_folder
 from mlx_server_nano.models import names
 from mlx_server_nano.models.architectures import known_model_types
 from mlx_server_nano.models.names import ModelKind, ModelRef
+from mlx_server_nano.models.tables import Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class Catalog:
     cache_dir: the Hub's cache; None: where huggingface_hub keeps it. built_in: names of models that come with the server,
     with their folders. aliases: pairs of an exact name and what it stands for (see `config.aliases`). model_map: pairs of a
     pattern of shells' kind and the name that stands for all names that fit it. allow_local_paths: whether clients may name
-    folders. trust_remote_code: patterns of the models whose own code may run.
+    folders. trust_remote_code: patterns of the models whose own code may run. tables: what the
+    configuration says of models, by their names or aliases.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Catalog:
         model_map: Sequence[tuple[str, str]] = (),
         allow_local_paths: bool = True,
         trust_remote_code: Sequence[str] = (),
+        tables: Sequence[tuple[str, ModelOptions]] = (),
     ) -> None:
         self._cache_dir = cache_dir
         self._built_in = dict(built_in or {})
@@ -58,6 +62,7 @@ class Catalog:
         self._started = int(time.time())
         self._allow_local_paths = allow_local_paths
         self._trust_remote_code = tuple(trust_remote_code)
+        self._tables = Tables(tables)
 
     @cached_property
     def cache_dir(self) -> Path:
@@ -73,6 +78,9 @@ class Catalog:
 
     def trusts(self, model: str) -> bool:
         """Whether the operator lets code run that the model of this id brings along."""
+        trusted = self._tables.of(model).loading.trust_remote_code
+        if trusted is not None:
+            return trusted
         return any(fnmatchcase(model, pattern) for pattern in self._trust_remote_code)
 
     def resolve(self, name: str) -> ModelRef:
@@ -81,11 +89,23 @@ class Catalog:
         Raises ModelNotFoundError for what can be no model's name, a folder that is not there and an ambiguous short name;
         UnsupportedModelError for a folder or a cached repository that mlx-lm cannot load.
         """
-        asked, name = name, self._own_name(name)
+        *aliases, own = self._follow(name)
+        special = ModelOptions()
+        for alias in aliases:
+            special = special.over(self._tables.under(alias))
+        ref = self._find(own, by_operator=own != name or own in self._tables)
+        usual = self._tables.of(ref.id)
+        options = special.over(usual)
+        if options.loading == usual.loading:
+            return replace(ref, options=options)
+        return replace(ref, options=options, alias=next(alias for alias in aliases if alias in self._tables))
+
+    def _find(self, name: str, *, by_operator: bool) -> ModelRef:
+        """by_operator: the client has not chosen this name itself."""
         if name in self._built_in:
             return ModelRef(name, ModelKind.BUILT_IN, self._built_in[name])
         if names.is_path(name):
-            if name == asked and not self._allow_local_paths:
+            if not by_operator and not self._allow_local_paths:
                 raise ModelNotFoundError("This server does not load models by path.")
             return self._local(name)
         if not names.is_possible(name):
@@ -106,11 +126,22 @@ class Catalog:
             return ModelRef(best[0][1], ModelKind.HUB, best[0][2])
         return self._repository(f"{names.DEFAULT_OWNER}/{name}", cached)
 
-    def _own_name(self, name: str) -> str:
-        """What an alias stands for, else what the first pattern that fits gives, which may be an alias in turn."""
+    def _follow(self, name: str) -> tuple[str, ...]:
+        """The aliases that lead from this name, or from what the first pattern gives that fits it, to a model's own; and that."""
         if name not in self._aliases:
             name = next((model for pattern, model in self._model_map if fnmatchcase(name, pattern)), name)
-        return follow(name, self._aliases)[-1]
+        return follow(name, self._aliases)
+
+    def pinned(self) -> list[str]:
+        """The names in the configuration whose models are never to be unloaded."""
+
+        def is_pinned(name: str) -> bool | None:
+            try:
+                return self.resolve(name).options.loading.pinned
+            except (ModelNotFoundError, UnsupportedModelError):
+                return self._tables.under(name).loading.pinned  # whoever loads it learns why it can't be
+
+        return list(filter(is_pinned, self._tables))
 
     def available(self) -> list[AvailableModel]:
         """All models that are usable without a download, local folders aside: built-in ones, then cached ones by name. Then

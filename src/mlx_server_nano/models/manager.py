@@ -15,19 +15,20 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_server_nano.config import Settings, worker_environment
+from mlx_server_nano.config.models import Loading, RequestDefaults, over
 from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError, UnavailableError
-from mlx_server_nano.models import names
 from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.download import download
 from mlx_server_nano.models.folder import weights_bytes
 from mlx_server_nano.models.lease import Lease, Loaded
 from mlx_server_nano.models.memory import estimate, gibibytes, memory_limit
-from mlx_server_nano.models.names import ModelKind, ModelRef
+from mlx_server_nano.models.names import ModelRef
 from mlx_server_nano.models.slot import ModelState, ModelStatus, Slot
 from mlx_server_nano.models.spares import Spares
 from mlx_server_nano.models.worker import COMMAND
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from mlx_server_nano.chat.model import ChatModel
 
 _UNLOAD_SECONDS: Final = 10.0  # for a prefix cache on its way to disk; a model that needs the memory waits as long
+_KNOWN_NAMES: Final = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +55,11 @@ class Manager:
         self._catalog = catalog
         command = command or (*COMMAND, "--log-level", settings.log_level)
         self._spares = Spares(command, worker_environment(), keep=settings.spare_worker)
-        self._slots: dict[str, Slot] = {}
+        self._defaults = RequestDefaults(
+            temperature=settings.default_temperature, max_tokens=settings.default_max_tokens
+        )
+        self._slots: dict[tuple[str, Loading], Slot] = {}
+        self._known: dict[str, ModelRef] = {}  # what names were resolved to since the last model was unloaded
         self._leaving: set[Slot] = set()
         self._admission = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,8 +85,16 @@ class Manager:
         return [slot.status() for slot in (*self._slots.values(), *self._leaving)]
 
     async def start(self) -> None:
-        """Returns at once; a spare worker starts in the background."""
+        """Returns at once; a spare worker starts in the background, and pinned models are loaded."""
         self._spares.refill()
+        self._spawn(self._load_pinned())
+
+    async def _load_pinned(self) -> None:
+        for name in await asyncio.to_thread(self._catalog.pinned):
+            try:
+                await self._slot(name)
+            except ServerError as error:
+                _log.error("%s is pinned, and can't be loaded: %s", name, error)
 
     def drain(self) -> None:
         """Give no more leases. Those given go on."""
@@ -103,13 +117,14 @@ class Manager:
         Raises what `Catalog.resolve`, `download` and `Worker.load` raise, OutOfMemoryError if it does not fit,
         UnavailableError while no worker can be started and when draining.
         """
-        slot = await self._slot(name)
+        slot, ref = await self._slot(name)
         slot.cancel_idle_timer()
         slot.leases += 1
         try:
             # The future is shared: a waiter that is cancelled must not cancel it.
             loaded = await asyncio.shield(slot.ready)
-            lease = Lease(slot.ref.id, loaded, self._settings.max_batch_size + self._settings.max_queue)
+            capacity = self._settings.max_batch_size + self._settings.max_queue
+            lease = Lease(slot.ref.name, loaded, capacity, over(ref.options.requests, self._defaults))
             try:
                 yield lease
             finally:
@@ -118,17 +133,19 @@ class Manager:
             slot.leases -= 1
             self._rest(slot)
 
-    async def _slot(self, name: str) -> Slot:
-        slot = self._slots.get(name.casefold() if names.is_repository(name) else name)
-        if slot is None:
+    async def _slot(self, name: str) -> tuple[Slot, ModelRef]:
+        ref = self._known.get(name)
+        if ref is None or ref.key not in self._slots:
             ref = await asyncio.to_thread(self._catalog.resolve, name)
-            slot = self._slots.get(ref.key)
         if self._draining:
             raise UnavailableError("The server is shutting down.")
+        slot = self._slots.get(ref.key)
         if slot is None:
             slot = self._slots[ref.key] = Slot(ref)
             self._spawn(self._bring_up(slot))
-        return slot
+        if len(self._known) < _KNOWN_NAMES:
+            self._known[name] = ref
+        return slot, ref
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -145,11 +162,11 @@ class Manager:
         except asyncio.CancelledError:  # by `close` alone
             error = UnavailableError("The server is shutting down.")
         except Exception as unexpected:
-            _log.exception("Loading %s failed", slot.ref.id)
-            error = ModelLoadError(f"{slot.ref.id} can't be loaded: {unexpected}")
+            _log.exception("Loading %s failed", slot.ref.name)
+            error = ModelLoadError(f"{slot.ref.name} can't be loaded: {unexpected}")
         finally:
             self._spares.refill()
-        _log.warning("%s is not loaded: %s", slot.ref.id, error)
+        _log.warning("%s is not loaded: %s", slot.ref.name, error)
         slot.fail(error)
         await self._unload(slot)
 
@@ -164,13 +181,13 @@ class Manager:
             await self._spares.give_back(worker)
             raise
         slot.worker = worker
-        info = await worker.load(folder, self._load_options(slot.ref.id), slot.set_progress)
+        info = await worker.load(folder, self._load_options(slot.ref), slot.set_progress)
         chat = await asyncio.to_thread(_chat_model, info, self._tool_format(slot.ref.id))
         worker.on_exit = lambda: self._died(slot)
         slot.enter(ModelState.READY)
         slot.loaded_since = time.time()
         slot.ready.set_result(Loaded(worker, info, chat))
-        _log.info("Loaded %s (%s) in %.1f s", slot.ref.id, info.model_type, time.monotonic() - started)
+        _log.info("Loaded %s (%s) in %.1f s", slot.ref.name, info.model_type, time.monotonic() - started)
         self._rest(slot)
 
     async def _download(self, slot: Slot) -> Path:
@@ -178,7 +195,7 @@ class Manager:
             slot.set_progress(done / total if total else 0.0)
             if self._settings.max_memory is not None or self._spares.device is not None:
                 # Else the limit is a guess from the machine's memory, and the device may have more.
-                self._refuse_too_large(slot.ref.id, estimate(total))
+                self._refuse_too_large(slot.ref.name, estimate(total))
 
         fetched = await download(
             slot.ref.id,
@@ -187,18 +204,18 @@ class Manager:
             trust_remote_code=self._catalog.trusts(slot.ref.id),
         )
         folder = Path(fetched.folder)
-        slot.ref = ModelRef(fetched.repository, ModelKind.HUB, folder)
+        slot.ref = replace(slot.ref, id=fetched.repository, folder=folder)
         return folder
 
-    def _load_options(self, model: str) -> LoadOptions:
+    def _load_options(self, ref: ModelRef) -> LoadOptions:
         directory = self._settings.prefix_cache_dir
         return LoadOptions(
-            log_name=model,
-            default_temperature=self._settings.default_temperature,
+            log_name=ref.name,
+            context_length=ref.options.loading.context_length,
             max_rows=self._settings.max_batch_size,
             prefill_chunk=self._settings.prefill_chunk,
             busy_prefill_chunk=self._settings.busy_prefill_chunk,
-            trust_remote_code=self._catalog.trusts(model),
+            trust_remote_code=self._catalog.trusts(ref.id),
             prefix_cache_bytes=self._settings.prefix_cache_memory,
             speculation=self._settings.speculation,
             prefix_cache_dir=None if directory is None else str(directory),
@@ -213,17 +230,17 @@ class Manager:
         the model is too large by itself."""
         async with self._admission:
             need = estimate(await asyncio.to_thread(weights_bytes, folder))
-            self._refuse_too_large(slot.ref.id, need)
+            self._refuse_too_large(slot.ref.name, need)
             while (free := self.memory_limit - self._memory_in_use()) < need:
                 if self._leaving:
                     await asyncio.gather(*map(self._end, self._leaving))
-                elif idle := [other for other in self._slots.values() if other.is_idle]:
+                elif idle := [other for other in self._slots.values() if other.is_idle and not other.pinned]:
                     await self._unload(min(idle, key=lambda other: other.last_used))
                 else:
-                    busy = ", ".join(other.ref.id for other in self._slots.values() if other.reserved_bytes)
+                    kept = ", ".join(other.ref.name for other in self._slots.values() if other.reserved_bytes)
                     raise OutOfMemoryError(
-                        f"{slot.ref.id} needs about {gibibytes(need)}, and {gibibytes(max(free, 0))} are free while requests"
-                        f" run on {busy}. Try again later."
+                        f"{slot.ref.name} needs about {gibibytes(need)}, and {gibibytes(max(free, 0))} are free beside what"
+                        f" is in use or pinned: {kept}. Try again later."
                     )
             slot.reserved_bytes = need
 
@@ -241,20 +258,21 @@ class Manager:
         """Start the idle time of a model that nobody uses."""
         if slot.is_idle:
             slot.last_used = time.monotonic()
-            if self._settings.idle_timeout:
-                slot.set_idle_timer(self._settings.idle_timeout, lambda: self._spawn(self._unload(slot)))
+            timeout = slot.ref.options.loading.idle_timeout
+            timeout = self._settings.idle_timeout if timeout is None else timeout
+            if timeout and not slot.pinned:
+                slot.set_idle_timer(timeout, lambda: self._spawn(self._unload(slot)))
 
     def _unload(self, slot: Slot) -> Coroutine[Any, Any, None]:
         """Forget a model at once, before anybody can lease it; the result waits for the end of its worker."""
-        del self._slots[slot.key]
-        slot.cancel_idle_timer()
+        self._forget(slot)
         slot.enter(ModelState.UNLOADING)
         self._leaving.add(slot)
         return self._stop(slot)
 
     async def _stop(self, slot: Slot) -> None:
         if slot.worker is not None:
-            _log.info("Unloading %s", slot.ref.id)
+            _log.info("Unloading %s", slot.ref.name)
         await self._end(slot)
         self._leaving.discard(slot)  # if this is cancelled, `close` stops the worker
 
@@ -267,10 +285,14 @@ class Manager:
     def _died(self, slot: Slot) -> None:
         """A loaded model's worker is gone; if nobody stopped it, forget the model."""
         if self._slots.get(slot.key) is slot and slot.state is ModelState.READY:
-            _log.error("%s: its worker process died; the next request starts another", slot.ref.id)
-            slot.cancel_idle_timer()
+            _log.error("%s: its worker process died; the next request starts another", slot.ref.name)
+            self._forget(slot)
             slot.enter(ModelState.UNLOADING)
-            del self._slots[slot.key]
+
+    def _forget(self, slot: Slot) -> None:
+        del self._slots[slot.key]
+        self._known.clear()
+        slot.cancel_idle_timer()
 
 
 def _chat_model(info: ModelInfo, format_name: str | None) -> ChatModel:

@@ -14,10 +14,12 @@ looked for in `mlx-community` on the Hub.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
+
+from mlx_server_nano.config.models import Loading, ModelOptions
 
 DEFAULT_OWNER: Final = "mlx-community"
 
@@ -44,18 +46,26 @@ class ModelKind(StrEnum):
 class ModelRef:
     """A model that a name was resolved to.
 
-    id: what clients are shown: the repository id, the folder's path or the built-in name. folder: where its files are;
-    None for a repository that must be downloaded first.
+    id: the repository id, the folder's path or the built-in name. folder: where its files are; None for a repository that
+    must be downloaded first. options: what the configuration says of the model under this name. alias: the name, if it
+    stands for the model loaded in a way of its own.
     """
 
     id: str
     kind: ModelKind
     folder: Path | None
+    options: ModelOptions = field(default_factory=ModelOptions)
+    alias: str | None = None
 
     @property
-    def key(self) -> str:
-        """Equal for two names of one model: the Hub ignores case in repository ids."""
-        return self.id.casefold() if self.kind is ModelKind.HUB else self.id
+    def name(self) -> str:
+        """What clients are shown."""
+        return self.alias or self.id
+
+    @property
+    def key(self) -> tuple[str, Loading]:
+        """Equal for names that share a loaded model: the Hub ignores case in repository ids."""
+        return self.id.casefold() if self.kind is ModelKind.HUB else self.id, self.options.loading
 
 
 def is_path(name: str) -> bool:

@@ -63,6 +63,10 @@ class Slot:
         return self.state is ModelState.READY and self.leases == 0
 
     @property
+    def pinned(self) -> bool:
+        return bool(self.ref.options.loading.pinned)
+
+    @property
     def memory_bytes(self) -> int:
         return max(self.reserved_bytes, self.worker.memory_bytes if self.worker is not None else 0)
 
@@ -89,7 +93,7 @@ class Slot:
     def status(self) -> ModelStatus:
         timer = self._idle_timer
         return ModelStatus(
-            id=self.ref.id,
+            id=self.ref.name,
             state=self.state,
             progress=self._progress,
             running=self.worker.running if self.worker is not None else 0,

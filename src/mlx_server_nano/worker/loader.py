@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class LoadedModel:
         return all(slots.cuttable(cache) for cache in self.new_caches())
 
     def row_sampling(self, asked: Sampling) -> RowSampling:
-        """The request's values over the operator's over the model's over the usual."""
+        """The request's values over the model's over the usual; the gateway has filled in the operator's."""
 
         def first(name: str, fallback: float) -> Any:
             value = getattr(asked, name)
@@ -109,7 +110,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
     apply_template = _template(wrapper, tokenizer)
     info = ModelInfo(
         model_type=config["model_type"],
-        context_length=_context_length(config, tokenizer),
+        context_length=min(_context_length(config, tokenizer), options.context_length or sys.maxsize),
         vocab_size=vocab_size,
         weights_bytes=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
         chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
@@ -126,7 +127,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         vocabulary=vocabulary,
         grammars=grammars,
         eos_ids=eos_ids,
-        defaults=_sampling_defaults(generation, options),
+        defaults=_sampling_defaults(generation),
         embedding=read_plan(path, config),
         info=info,
         kv_bytes_per_token=kv_bytes,
@@ -286,14 +287,12 @@ def _eos_ids(config: dict[str, Any], generation: dict[str, Any], tokenizer: Any)
     return ids | _as_ids(text.get("eos_token_id")) | _as_ids(tokenizer.eos_token_id)
 
 
-def _sampling_defaults(generation: dict[str, Any], options: LoadOptions) -> Sampling:
+def _sampling_defaults(generation: dict[str, Any]) -> Sampling:
     def number(name: str) -> float | None:
         value = generation.get(name)
         return value if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
 
     temperature = 0.0 if generation.get("do_sample") is False else number("temperature")
-    if options.default_temperature is not None:
-        temperature = options.default_temperature
     top_k = number("top_k")
     return Sampling(
         temperature=temperature,
