@@ -18,8 +18,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_server_nano.protocol import Failed
 from mlx_server_nano.types import Constraint, FinishReason, Sampling
-from mlx_server_nano.worker import engine as engine_module
-from mlx_server_nano.worker import slots
+from mlx_server_nano.worker import prefiller, slots
 from mlx_server_nano.worker.detokenizer import make_detokenizer
 from mlx_server_nano.worker.group import Batch
 from mlx_server_nano.worker.loader import LoadedModel
@@ -671,7 +670,7 @@ def test_a_row_whose_host_side_work_fails_is_failed_alone(tiny: Tiny, monkeypatc
             raise ValueError("no such token")
         return Fragile()
 
-    monkeypatch.setattr(engine_module, "make_detokenizer", fragile)
+    monkeypatch.setattr(prefiller, "make_detokenizer", fragile)
     driver = Driver(loaded)
     prompts = [prompt(random.Random(i), 9 + i) for i in range(3)]
     requests = [driver.tokens(ids, max_tokens=12) for ids in prompts]

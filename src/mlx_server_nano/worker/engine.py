@@ -14,12 +14,12 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_server_nano.errors import Failure, GenerationError, ServerError, log_fault
-from mlx_server_nano.protocol import Cancel, Delta, Echo, Event, Failed, LoadOptions, Started, Step, Unload
-from mlx_server_nano.types import FinishReason, TextPrompt, TokenLogprob
-from mlx_server_nano.worker import memory, slots
+from mlx_server_nano.protocol import Cancel, Event, Failed, LoadOptions, Step, Unload
+from mlx_server_nano.types import TokenLogprob
+from mlx_server_nano.worker import memory
+from mlx_server_nano.worker.admission import Admission
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.costs import Shape
-from mlx_server_nano.worker.detokenizer import make_detokenizer
 from mlx_server_nano.worker.disk import Fetched, Written, disk_tier
 from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.embedder import Embedder, EmbeddingTask
@@ -27,10 +27,10 @@ from mlx_server_nano.worker.grammar import Masks
 from mlx_server_nano.worker.group import Batch, Group, Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
-from mlx_server_nano.worker.ngram import PromptIndex
+from mlx_server_nano.worker.prefiller import Prefiller
 from mlx_server_nano.worker.questions import Outcome
 from mlx_server_nano.worker.reuse import Reuse
-from mlx_server_nano.worker.scheduler import Prefill, Prepared, Scheduler
+from mlx_server_nano.worker.scheduler import Prefill, Prepared
 from mlx_server_nano.worker.sequence import Sequence, joined
 from mlx_server_nano.worker.speculate import Speculator
 
@@ -38,7 +38,6 @@ _LOG = logging.getLogger(__name__)
 
 _PADDING_BYTES = 256 << 20
 _CLEAR_EVERY = 256
-_SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
 
 Incoming = Outcome | Cancel | Unload | Written | Fetched
 
@@ -76,13 +75,16 @@ class Engine:
         self._options = options
         self._channel = channel
         self._inbox = inbox
-        self._scheduler = Scheduler(options.max_rows)
         per_token = loaded.kv_bytes_per_token or 1
         disk = disk_tier(loaded, options, inbox.put)
+        self._admission = Admission(
+            loaded.row_cost, options.memory_limit, loaded.info.context_length, mx.get_active_memory
+        )
         self._reuse = Reuse(loaded.new_caches, memory.prefix_budget(options.prefix_cache_bytes), disk)
         self._batch = Batch(
             loaded.model,
             self._reuse,
+            self._admission,
             vocab_size=loaded.info.vocab_size,
             batchable=loaded.info.batchable,
             verifies=loaded.verifies,
@@ -90,8 +92,12 @@ class Engine:
         )
         self._masks = Masks(loaded.grammars.vocab_size)
         self._speculator = Speculator(enabled=options.speculation)
+        self._prefiller = Prefiller(
+            loaded, self._reuse, self._admission, options.max_rows, speculates=self._speculator.enabled
+        )
         self._embedder = Embedder(loaded.model, loaded.new_caches, loaded.embedding)
         self._joining: list[Row] = []
+        self._interrupted: list[Sequence] = []
         self._launched: list[_Step] = []
         self._events: list[Event] = []
         self._turns = 0
@@ -107,38 +113,41 @@ class Engine:
     @property
     def idle(self) -> bool:
         working = self._joining or self._launched or self._batch.rows
-        return self._scheduler.idle and self._embedder.idle and not working
+        return self._prefiller.idle and self._embedder.idle and not working
 
     def turn(self, *, wait: bool) -> None:
         for message in self._inbox.take(wait=wait):
             self._take_in(message)
         # Drafts go on from the last tokens, so these must be known before the next step is launched.
         first = [step for step in self._launched if step.drafts is not None or self._hopes(step.group)]
+        shapes = [step.shape for step in self._launched]
+        self._launched = [step for step in self._launched if step not in first]
         self._read(first)
         passes = list(self._launch())
-        self._read([step for step in self._launched if step not in first])
-        self._note_duration(ahead=not first)
+        self._read(self._launched)
+        self._note_duration(shapes, ahead=not first)
         self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
+        self._resume_interrupted()
         # Before the prefill, which may take as long as several steps.
         self._post()
-        decoding = self._batch.rows + sum(1 for row in self._joining if row.sequence.wants_step)
+        decoding = self._decoding()
         budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
-        self._only_decoding = self._scheduler.idle and self._embedder.idle
+        self._only_decoding = self._prefiller.idle and self._embedder.idle
         self._prefill(decoding, budget)
         self._embed(budget)
         self._reuse.step()
         self._turns += 1
-        if self.idle or self._turns % _CLEAR_EVERY == 0:
+        if self.idle or self._turns % _CLEAR_EVERY == 0 or self._admission.short(mx.get_cache_memory()) > 0:
             mx.clear_cache()
         self._post(at_rest=self.idle)
 
     def _take_in(self, message: Incoming) -> None:
         if isinstance(message, Prepared):
             if not self._reuse.fetch(message):
-                self._scheduler.add(message)
+                self._add(message)
         elif isinstance(message, Fetched):
             for prepared in self._reuse.take_in(message):
-                self._scheduler.add(prepared)
+                self._add(prepared)
         elif isinstance(message, Unload):
             self._unload = message
         elif isinstance(message, Cancel):
@@ -152,13 +161,16 @@ class Engine:
         else:
             self._events.append(message)
 
+    def _add(self, prepared: Prepared) -> None:
+        try:
+            self._prefiller.add(prepared)
+        except ServerError as error:
+            self._events.append(Failed(prepared.request_id, error.to_failure()))
+
     def _cancel(self, request_id: int) -> None:
         self._embedder.cancel(request_id)
         self._reuse.cancel(request_id)
-        prefill = self._scheduler.cancel(request_id)
-        if prefill is not None:
-            done = prefill.prepared.ids[: prefill.done]
-            self._reuse.finish(prefill.lease, done, lambda: prefill.caches)
+        self._prefiller.cancel(request_id)
         for sequence in self._sequences():
             if sequence.request_id == request_id:
                 sequence.cancelled = True
@@ -167,15 +179,21 @@ class Engine:
 
     def _sequences(self) -> Iterator[Sequence]:
         yield from (row.sequence for row in self._joining)
+        yield from self._interrupted
         for group in self._batch.groups:
             yield from group.sequences
         for launched in self._launched:
             yield from launched.sequences
 
+    def _decoding(self) -> list[Sequence]:
+        joined = [sequence for group in self._batch.groups for sequence in group.sequences]
+        return [sequence for sequence in [*joined, *(row.sequence for row in self._joining)] if sequence.wants_step]
+
     def _launch(self) -> Iterator[_Pass]:
         """Every group's forward pass, and its sampling too where no grammar waits for the last tokens."""
         joining, self._joining = self._joining, []
         self._batch.settle(joining)
+        self._make_room()
         for group in list(self._batch.groups):
             try:
                 drafts = self._speculator.drafts(group, self._batch.rows)
@@ -188,10 +206,46 @@ class Engine:
             except Exception as error:
                 self._fail_group(group, group.sequences, error)
 
+    def _make_room(self) -> None:
+        """Before a step, memory being short: take it from the prefix cache, then from the youngest prompt or row, as long as
+        there is an older one. A row alone is bounded by what fits."""
+        if not self._admission.is_near(self._batch.rows):
+            return
+        while self._admission.short(self._batch.growth + self._prefiller.growth(self._options.prefill_chunk)) > 0:
+            if self._reuse.evict():
+                continue
+            if self._launched:
+                # With nothing on its way, what is given up is free at once.
+                self._read(self._launched)
+                self._launched = []
+                self._batch.settle([], tight=True)
+                continue
+            work: list[Sequence | Prefill] = [*self._decoding(), *self._prefiller.running]
+            if len(work) < 2:
+                return
+            youngest = max(work, key=lambda item: item.order)
+            if isinstance(youngest, Prefill):
+                self._prefiller.put_back(youngest)
+                continue
+            _LOG.info("Memory is short: a row of %d tokens waits", len(youngest))
+            youngest.paused = True
+            self._batch.settle([], tight=True)
+            youngest.resume()
+            self._prefiller.resume(youngest)
+
+    def _resume_interrupted(self) -> None:
+        interrupted, self._interrupted = self._interrupted, []
+        for sequence in interrupted:
+            if not sequence.done:
+                sequence.retry()
+                self._prefiller.resume(sequence)
+
     def _complete(self, launch: _Pass) -> _Step | None:
+        group = launch.group
+        if group not in self._batch.groups:
+            return None  # its last step failed meanwhile
         if launch.step is not None:
             return launch.step
-        group = launch.group
         try:
             allowed = mx.array(self._masks.fill(group.grammars, group.forced, launch.drafts))
             if launch.drafts is None:
@@ -244,26 +298,20 @@ class Engine:
     def _hopes(self, group: Group) -> bool:
         return self._speculator.reads_first(group, self._batch.rows)
 
-    def _note_duration(self, *, ahead: bool) -> None:
-        """ahead: the next step was launched before the last one was read."""
-        only = self._launched[0].shape if len(self._launched) == 1 and self._only_decoding else None
+    def _note_duration(self, shapes: list[Shape], *, ahead: bool) -> None:
+        """shapes: of the steps just read. ahead: the next step was launched before they were."""
+        only = shapes[0] if len(shapes) == 1 and self._only_decoding else None
         self._speculator.costs.mark(only, ahead=ahead)
 
-    def _prefill(self, decoding: int, budget: int) -> None:
-        for prefill in self._scheduler.admit(decoding):
-            prepared = prefill.prepared
-            start = self._reuse.fresh() if prepared.scored else self._reuse.start(prepared.ids)
-            prefill.caches, prefill.done, prefill.lease = start.caches, start.length, start.lease
-            self._events.append(Started(prepared.request_id, len(prepared.ids), start.length, prepared.tail))
-        for prefill, count in self._scheduler.plan(budget):
-            try:
-                self._advance(prefill, count)
-            except Exception as error:
-                _LOG.exception("A prefill failed")
-                self._scheduler.remove(prefill)
-                self._reuse.forget(prefill.lease)
-                self._reuse.clear()
-                self._fail(prefill.prepared.request_id, f"The prompt could not be processed: {error}")
+    def _prefill(self, decoding: list[Sequence], budget: int) -> None:
+        self._events += self._prefiller.admit(decoding)
+        for outcome in self._prefiller.work(budget):
+            if isinstance(outcome, Row):
+                self._joining.append(outcome)
+                continue
+            if isinstance(outcome, Failed):
+                self._cancel(outcome.request_id)
+            self._events.append(outcome)
 
     def _embed(self, budget: int) -> None:
         try:
@@ -274,78 +322,18 @@ class Engine:
                 error = GenerationError(f"The input could not be processed: {error}")
             self._events += [Failed(request_id, error.to_failure()) for request_id in self._embedder.drop()]
 
-    def _advance(self, prefill: Prefill, count: int) -> None:
-        prepared = prefill.prepared
-        end = prefill.done + count
-        while prefill.done < end:
-            stop = min([end, *(at for at in prepared.branches if at > prefill.done)])
-            if prepared.scored:
-                stop = min(stop, prefill.done + max(1, _SCORED_LOGITS // self._loaded.info.vocab_size))
-            chunk = mx.array([prepared.ids[prefill.done : stop]])
-            logits = self._loaded.model(chunk, cache=prefill.caches)
-            if prepared.scored:
-                following = prepared.ids[prefill.done + 1 : stop + 1]
-                reader = LogprobReader.of_prompt(logits[0], following, prepared.request.logprobs or 0)
-                prefill.logprobs += reader.read(self._loaded.vocabulary).values()
-            mx.eval([array for cache in prefill.caches for array in slots.arrays(cache)])
-            prefill.done = stop
-            if stop in prepared.branches:
-                self._reuse.snapshot(prepared.ids[:stop], prefill.caches)
-        if prefill.remaining == 0:
-            self._join(prefill)
-            self._scheduler.remove(prefill)
-            mx.clear_cache()
-
-    def _join(self, prefill: Prefill) -> None:
-        prepared, request = prefill.prepared, prefill.prepared.request
-        room = self._loaded.info.context_length - len(prepared.ids)
-        caches, held = prefill.caches, prepared.ids[: prefill.done]
-        self._reuse.snapshot(held, caches)
-        if request.echo:
-            self._events.append(self._echo(prefill))
-        if request.max_tokens == 0:
-            self._reuse.finish(prefill.lease, held, lambda: caches)
-            for choice in range(request.first_choice, request.first_choice + request.n):
-                self._events.append(Delta(prepared.request_id, choice, "", 0, finish=FinishReason.LENGTH))
-            return
-        prefill.lease = self._reuse.share(prefill.lease, held, caches)
-        index = PromptIndex(prepared.ids) if self._speculator.enabled else None
-        for choice in range(request.n):
-            last = choice == request.n - 1
-            sequence = Sequence(
-                request_id=prepared.request_id,
-                choice=request.first_choice + choice,
-                prompt=prepared.ids,
-                sampling=self._loaded.row_sampling(request.sampling),
-                max_tokens=room if request.max_tokens is None else min(room, request.max_tokens),
-                eos_ids=self._loaded.eos_ids,
-                detokenizer=make_detokenizer(
-                    self._loaded.tokenizer, self._loaded.vocabulary, continues_text=prepared.continues_text
-                ),
-                stops=request.stop,
-                logprobs=request.logprobs,
-                grammar=prepared.grammar.fork() if prepared.grammar else None,
-                thinking=prepared.thinking.fork() if prepared.thinking else None,
-                index=index,
-            )
-            own = caches if last else [slots.fork(cache) for cache in caches]
-            token = mx.array(prepared.ids[-1:], dtype=mx.uint32)
-            self._joining.append(Row(sequence, own, token, prefill.lease if last else None))
-
-    def _echo(self, prefill: Prefill) -> Echo:
-        prepared, request = prefill.prepared, prefill.prepared.request
-        vocabulary = self._loaded.vocabulary
-        text = request.prompt.text if isinstance(request.prompt, TextPrompt) else vocabulary.text_of(prepared.ids)
-        first = vocabulary.bytes_of(prepared.ids[0]) if prepared.scored else b""
-        return Echo(prepared.request_id, request.first_choice, text, first, tuple(prefill.logprobs))
-
     def _fail_group(self, group: Group, sequences: list[Sequence], error: Exception) -> None:
-        """A forward pass failed: its rows end, the others go on. Its caches may be half-written and are dropped, as is the
-        prefix cache: it may hold arrays that hang on the failed pass, and if memory was short, it helps."""
+        """A forward pass failed: its rows end, the others go on; if memory was short, its rows are computed again, once. Its
+        caches may be half-written and are dropped, as is the prefix cache: it may hold arrays that hang on the failed
+        pass, and if memory was short, it helps."""
         _LOG.error("A forward pass of %d rows failed", len(sequences), exc_info=error)
         self._batch.drop(group)
         self._reuse.clear()
-        for request_id in {s.request_id for s in [*sequences, *group.sequences] if not s.done}:
+        rows = {id(s): s for s in [*sequences, *group.sequences] if not s.done}.values()
+        lost = [row for row in rows if not memory.is_shortage(error) or not row.may_retry]
+        self._interrupted += [row for row in rows if row not in lost]
+        mx.clear_cache()
+        for request_id in {row.request_id for row in lost}:
             self._fail(request_id, f"The model's forward pass failed: {error}")
 
     def _fail(self, request_id: int, message: str) -> None:

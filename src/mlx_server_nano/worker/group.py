@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.admission import Admission
 from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.grammar import RowGrammar
 from mlx_server_nano.worker.prefix import Entry
@@ -162,8 +163,14 @@ class Group:
             slots.put(mine, 0, theirs)
         self._slotted = True
 
-    def close_gaps(self) -> None:
-        """Let finished rows go: the last rows move into their slots."""
+    def growth(self, row: int = 0) -> int:
+        """Bytes that the next step adds; with a row of so many tokens: that its joining adds."""
+        lengths = [len(sequence) for sequence in self.sequences if sequence.wants_step]
+        count, longest = (len(lengths) + 1, max(row, *lengths)) if row else (len(lengths), max(lengths) + 1)
+        return sum(slots.growth(mine, count, longest) for mine in self.caches)
+
+    def close_gaps(self, *, tight: bool = False) -> None:
+        """Let finished rows go: the last rows move into their slots. tight: keep no slots and little room in reserve."""
         rows = self.sequences
         before = len(rows)
         _drop_finished_tail(rows)
@@ -180,9 +187,10 @@ class Group:
         if len(rows) != before:
             self.tokens = self.tokens[: len(rows)]
             self._sampler = None
+        if self._slotted and (tight or len(rows) != before):
             longest = max(len(sequence) for sequence in rows)
             for mine in self.caches:
-                slots.shrink(mine, len(rows), longest)
+                slots.shrink(mine, len(rows), longest, tight=tight)
 
 
 def _drop_finished_tail(rows: list[Sequence]) -> None:
@@ -202,6 +210,7 @@ class Batch:
         self,
         model: Callable[..., mx.array],
         reuse: Reuse,
+        admission: Admission,
         *,
         vocab_size: int,
         batchable: bool,
@@ -213,30 +222,42 @@ class Batch:
         self._model = model
         self._vocab_size = vocab_size
         self._reuse = reuse
+        self._admission = admission
         self._batchable = batchable
         self._verifies = verifies
         self._padding_limit = padding_limit
+        self._promised = 0
         self.groups: list[Group] = []
 
     @property
     def rows(self) -> int:
         return sum(1 for group in self.groups for sequence in group.sequences if sequence.wants_step)
 
-    def settle(self, joining: list[Row]) -> None:
-        """Drop finished rows and place the new ones. Called between steps, before the next is launched."""
+    @property
+    def growth(self) -> int:
+        """Bytes that the next step adds."""
+        return sum(group.growth() for group in self.groups)
+
+    def settle(self, joining: list[Row], *, tight: bool = False) -> None:
+        """Drop finished rows and place the new ones. Called between steps, before the next is launched. tight: memory is
+        short, and what is given up shall be free now."""
+        self._promised = 0
         for group in self.groups:
             for index, sequence in enumerate(group.sequences):
                 if not sequence.wants_step:
                     self._leave(sequence, group.lease, functools.partial(group.extract, index))
         self.groups = [group for group in self.groups if group.live]
-        self._merge()
+        if not tight:
+            self._merge()
         for row in joining:
             if not row.sequence.wants_step:
                 self._leave(row.sequence, row.lease, functools.partial(Group(self._model, row, 0).extract, 0))
             elif not self._join(row, self.groups):
                 self.groups.append(Group(self._model, row, self._vocab_size, verifies=self._verifies))
         for group in self.groups:
-            group.close_gaps()
+            group.close_gaps(tight=tight)
+        if tight:
+            mx.eval([slots.arrays(mine) for group in self.groups for mine in group.caches])
 
     def _merge(self) -> None:
         """Lone rows move in with others as soon as they can: one whose prompt was a single token had no cache to join
@@ -254,7 +275,12 @@ class Batch:
         fits = [group for group in groups if group.open and group.padding(length) <= self._padding_limit]
         if not fits:
             return False
-        for lease in min(fits, key=lambda group: group.padding(length)).join(row):
+        best = min(fits, key=lambda group: group.padding(length))
+        growth = best.growth(length)
+        if self._admission.short(self._promised + growth) > 0:
+            return False  # alone it needs no copy
+        self._promised += growth
+        for lease in best.join(row):
             self._reuse.copied(lease)
         return True
 
@@ -262,7 +288,9 @@ class Batch:
         """Keep a row's caches for later requests, as far as the host knows the tokens in them."""
         held = len(sequence)
         ids = (sequence.prompt + sequence.output)[:held]
-        if len(ids) == held or self._reuse.cuttable:
+        copied = self._admission.for_more(0, held) if lease is None else 0
+        known = len(ids) == held or self._reuse.cuttable
+        if known and not sequence.paused and self._reuse.make_room(functools.partial(self._admission.short, copied)):
             self._reuse.finish(lease, ids, lambda: extract(len(ids)))
         else:
             self._reuse.forget(lease)

@@ -23,6 +23,7 @@ from mlx_server_nano.types import ModelInfo, Sampling
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.pooling import EmbeddingPlan, read_plan
+from mlx_server_nano.worker.row_cost import RowCost
 from mlx_server_nano.worker.sequence import RowSampling
 from mlx_server_nano.worker.vocabulary import Vocabulary
 
@@ -39,7 +40,8 @@ class LoadedModel:
     """A model ready to run, from `folder`. `apply_template` is None for a model without a chat template.
 
     kv_bytes_per_token: what a token takes in the KV caches of all layers together, state arrays not counted. verifies:
-    several tokens of a row can go through it at once while it decodes, and be taken back.
+    several tokens of a row can go through it at once while it decodes, and be taken back. row_cost: what a row takes, by
+    its length.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class LoadedModel:
     info: ModelInfo
     kv_bytes_per_token: int
     verifies: bool
+    row_cost: RowCost
 
     def new_caches(self) -> list[Any]:
         return list(make_prompt_cache(self.model))
@@ -106,7 +109,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         raise
     except Exception as error:
         raise _explained(error, path) from error
-    vocab_size, batchable, verifies, kv_bytes = _try_out(model, path)
+    vocab_size, batchable, verifies, kv_bytes, row_cost = _try_out(model, path)
     apply_template = _template(wrapper, tokenizer)
     info = ModelInfo(
         model_type=config["model_type"],
@@ -132,6 +135,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         info=info,
         kv_bytes_per_token=kv_bytes,
         verifies=verifies,
+        row_cost=row_cost,
     )
 
 
@@ -216,10 +220,10 @@ def _first_line(error: Exception, path: Path) -> str:
     return (str(error).replace(str(path), path.name).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _try_out(model: Any, path: Path) -> tuple[int, bool, bool, int]:
+def _try_out(model: Any, path: Path) -> tuple[int, bool, bool, int, RowCost]:
     """Run two short rows alone and then together: the first use of a kernel compiles it, and a model whose caches or
     positions don't go into slots shows it here rather than under load. Gives vocabulary size, batchable, verifies, KV
-    bytes per token."""
+    bytes per token, and what a row takes."""
     own = [list(make_prompt_cache(model)) for _ in range(2)]
     batchable = all(slots.batchable(cache) for cache in own[0])
     verifies = all(slots.cuttable(cache) for cache in own[0])
@@ -230,19 +234,20 @@ def _try_out(model: Any, path: Path) -> tuple[int, bool, bool, int]:
     except Exception as error:
         raise ModelLoadError(f"A forward pass of the model failed: {_first_line(error, path)}") from error
     kv_bytes = sum(slots.bytes_per_token(cache) for cache in own[0])
+    cost = RowCost.of(own[0])
     if not batchable:
-        return logits.shape[-1], False, verifies, kv_bytes
+        return logits.shape[-1], False, verifies, kv_bytes, cost
     together = [slots.slots_for(cache) for cache in own[0]]
     for layer, shared in enumerate(together):
         for slot, caches in enumerate(own):
             slots.put(shared, slot, caches[layer])
     if problem := _trial(model, together, [[3], [4]]):
         _LOG.warning("This model's rows can't be batched and run one at a time: %s", problem)
-        return logits.shape[-1], False, verifies, kv_bytes
+        return logits.shape[-1], False, verifies, kv_bytes, cost
     if verifies and (problem := _trial(model, together, [[3, 5], [4, 6]])):
         _LOG.warning("Drafts can't be verified in this model's batches, so there is no speculation: %s", problem)
         verifies = False
-    return logits.shape[-1], True, verifies, kv_bytes
+    return logits.shape[-1], True, verifies, kv_bytes, cost
 
 
 def _trial(model: Any, together: list[Any], tokens: list[list[int]]) -> Exception | None:

@@ -32,6 +32,15 @@ def prefix_budget(asked: int | None) -> int:
     return (device().memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 10
 
 
+def is_shortage(error: Exception) -> bool:
+    """Whether MLX could not allocate. It raises RuntimeError with the words of the device: "[malloc] Unable to allocate",
+    "[metal::malloc] Attempting to allocate", "Insufficient Memory", "out of memory"."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        sign in words for sign in ("to allocate", "out of memory", "insufficient memory", "resource limit")
+    )
+
+
 def held_bytes() -> int:
     """All that MLX holds: arrays in use and its cache of free buffers."""
     return int(mx.get_active_memory() + mx.get_cache_memory())

@@ -133,6 +133,15 @@ class PrefixCache:
             self._forget(entry)
             self._prune(entry.node)
 
+    def evict(self, keep: Entry | None = None) -> bool:
+        """Drop the least recently used entry that is neither leased nor `keep`, at once: nothing else gets it. False if there is
+        none."""
+        for entry in self._entries.values():
+            if not entry.leased and entry is not keep:
+                self.remove(entry)
+                return True
+        return False
+
     def clear(self) -> None:
         """Drop all that is not leased."""
         for entry in [entry for entry in self._entries.values() if not entry.leased]:

@@ -39,6 +39,16 @@ class Start:
     lease: Entry | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry of which a prompt can use the first `length` tokens. moves: the prompt takes its caches over; else it copies
+    or shares them."""
+
+    entry: Entry
+    length: int
+    moves: bool
+
+
 class Reuse:
     def __init__(self, new_caches: Callable[[], Caches], budget: int, disk: DiskTier | None = None) -> None:
         """budget: bytes for caches that no row uses; 0: nothing is reused. disk: where they go when there is no room."""
@@ -58,23 +68,35 @@ class Reuse:
         """Empty caches."""
         return Start(self._new_caches())
 
-    def start(self, ids: list[int]) -> Start:
-        """All but the last token at most may come from the cache, as decoding needs one to begin with."""
-        tokens = as_tokens(ids[:-1])
-        found = self._prefixes.find(tokens)
+    def find(self, ids: list[int]) -> Found | None:
+        """What `start` would use now. All but the last token at most may come from the cache, as decoding needs one to
+        begin with."""
+        found = self._prefixes.find(as_tokens(ids[:-1]))
         if found is None:
-            return self.fresh()
+            return None
         entry, length = found
         if not self.cuttable:
-            return Start(self._take_whole(entry), length)
+            return Found(entry, length, not entry.node.children)
         forgotten = entry.length - length
-        if entry.leased or forgotten > max(_FORGETTABLE, length // 4):
+        return Found(entry, length, not entry.leased and forgotten <= max(_FORGETTABLE, length // 4))
+
+    def start(self, ids: list[int]) -> Start:
+        found = self.find(ids)
+        if found is None:
+            return self.fresh()
+        entry, length = found.entry, found.length
+        if not self.cuttable:
+            if not found.moves:
+                return Start([slots.fork(cache) for cache in entry.caches], length)
+            self._prefixes.remove(entry)
+            return Start(entry.caches, length)
+        if not found.moves:
             caches = [slots.cut_copy(cache, length) for cache in entry.caches]
             mx.async_eval([array for cache in caches for array in slots.arrays(cache)])
             return Start(caches, length)
         for cache in entry.caches:
             slots.cut(cache, length)
-        self._prefixes.lease(entry, tokens[:length])
+        self._prefixes.lease(entry, as_tokens(ids[:length]))
         return Start(entry.caches, length, entry)
 
     def fetch(self, prepared: Prepared) -> bool:
@@ -117,13 +139,6 @@ class Reuse:
         if self._disk is not None:
             self._disk.spill(tokens, entry.caches)
 
-    def _take_whole(self, entry: Entry) -> Caches:
-        """Nobody else needs a snapshot that nothing branches off."""
-        if entry.node.children:
-            return [slots.fork(cache) for cache in entry.caches]
-        self._prefixes.remove(entry)
-        return entry.caches
-
     def snapshot(self, ids: list[int], caches: Caches) -> None:
         """Keep what a prefill has computed where caches can't be cut, while it goes on in the same ones."""
         if not self.cuttable and ids:
@@ -156,6 +171,20 @@ class Reuse:
         """The leased caches are no good any more, or about to be kept under more tokens."""
         if lease is not None:
             self._prefixes.remove(lease)
+
+    def evict(self) -> bool:
+        """Give the memory of the least recently used entry back. False if there is none."""
+        return self._prefixes.evict()
+
+    def make_room(self, short: Callable[[], int], found: Found | None = None) -> bool:
+        """Evict, but for what was found, until `short()` bytes are 0 or less. False, with nothing evicted, if there is not
+        that much."""
+        if short() > self.nbytes:
+            return False
+        while short() > 0:
+            if not self._prefixes.evict(found.entry if found is not None else None):
+                return False
+        return True
 
     def clear(self) -> None:
         """Give the memory back that no row uses."""

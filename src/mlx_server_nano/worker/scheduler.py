@@ -1,12 +1,13 @@
 """Which prompts are worked on next. Pure: no MLX, no clock.
 
-Requests are admitted in the order they came, as long as their rows fit the batch. Each step has a budget of prompt
+Requests are admitted in the order they came, as long as their rows fit the batch and memory. Each step has a budget of prompt
 tokens. Half of it goes to the oldest admitted prompt, so that a long one always moves on; the rest to those with the
 least left to do, so that a short one does not wait behind it."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from mlx_server_nano.types import GenerationRequest, TokenLogprob
 if TYPE_CHECKING:
     from mlx_server_nano.worker.grammar import RowGrammar
     from mlx_server_nano.worker.prefix import Entry
+    from mlx_server_nano.worker.sequence import Sequence
     from mlx_server_nano.worker.thinking import ThinkingLimit
 
 
@@ -39,33 +41,59 @@ class Prepared:
         return self.request.echo and self.request.logprobs is not None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Prefill:
-    """An admitted prompt. `done` of its tokens are in its caches; the last one is left for decoding.
+    """A prompt that waits or is worked on. `done` of its tokens are in its caches; the last one is left for decoding.
 
-    caches and lease: the engine's (see `reuse`). logprobs: of its tokens after the first, if the prompt is scored.
+    row: a row that was interrupted and is computed again: its prompt and output are the prompt here. caches and lease: the
+    engine's (see `reuse`). logprobs: of its tokens after the first, if the prompt is scored. announced: the gateway knows that
+    it has begun. retried: it failed once for lack of memory.
     """
 
     prepared: Prepared
+    row: Sequence | None = None
     done: int = 0
     caches: list[Any] = field(default_factory=list)
     lease: Entry | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    announced: bool = False
+    retried: bool = False
 
     @property
     def remaining(self) -> int:
         return max(0, len(self.prepared.ids) - 1 - self.done)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Requests are numbered as they come."""
+        return self.prepared.request_id, self.row.choice if self.row is not None else 0
+
+    def restart(self) -> None:
+        """Forget what has been computed."""
+        self.done, self.caches, self.lease = 0, [], None
+        self.logprobs.clear()
+
+
+def _always(prefill: Prefill) -> bool:
+    return True
 
 
 class Scheduler:
     def __init__(self, max_rows: int) -> None:
         """max_rows: sequences that may be prefilled or decoded at a time; a request counts as its `n`."""
         self._max_rows = max_rows
-        self._waiting: deque[Prepared] = deque()
+        self._waiting: deque[Prefill] = deque()
         self.prefills: list[Prefill] = []
 
     def add(self, prepared: Prepared) -> None:
-        self._waiting.append(prepared)
+        self._waiting.append(Prefill(prepared))
+
+    def put_back(self, prefill: Prefill) -> None:
+        """It waits (again), before all that came later."""
+        if prefill in self.prefills:
+            self.prefills.remove(prefill)
+        later = (at for at, other in enumerate(self._waiting) if other.order > prefill.order)
+        self._waiting.insert(next(later, len(self._waiting)), prefill)
 
     @property
     def waiting(self) -> int:
@@ -75,16 +103,21 @@ class Scheduler:
     def idle(self) -> bool:
         return not self._waiting and not self.prefills
 
-    def admit(self, decoding_rows: int) -> list[Prefill]:
+    def admit(self, decoding_rows: int, fits: Callable[[Prefill], bool] = _always) -> list[Prefill]:
         """Move waiting requests to prefill while there is room. A request with more choices than rows runs when all
-        else is done."""
+        else is done, and so does one that does not fit: what never will is not to be added."""
         admitted: list[Prefill] = []
         rows = decoding_rows + sum(prefill.prepared.request.n for prefill in self.prefills)
-        while self._waiting and (rows == 0 or rows + self._waiting[0].request.n <= self._max_rows):
-            prefill = Prefill(self._waiting.popleft())
+        while self._waiting:
+            prefill = self._waiting[0]
+            if rows and rows + prefill.prepared.request.n > self._max_rows:
+                break
+            if not fits(prefill) and rows:
+                break
+            self._waiting.popleft()
             rows += prefill.prepared.request.n
+            self.prefills.append(prefill)
             admitted.append(prefill)
-        self.prefills += admitted
         return admitted
 
     def plan(self, budget: int) -> list[tuple[Prefill, int]]:
@@ -107,11 +140,9 @@ class Scheduler:
     def remove(self, prefill: Prefill) -> None:
         self.prefills.remove(prefill)
 
-    def cancel(self, request_id: int) -> Prefill | None:
-        """Forget a request that has not begun to decode. Gives its prefill if it was admitted."""
-        self._waiting = deque(p for p in self._waiting if p.request_id != request_id)
-        for prefill in self.prefills:
-            if prefill.prepared.request_id == request_id:
-                self.prefills.remove(prefill)
-                return prefill
-        return None
+    def cancel(self, request_id: int) -> list[Prefill]:
+        """Forget what of a request does not decode. Gives those that were admitted."""
+        self._waiting = deque(p for p in self._waiting if p.prepared.request_id != request_id)
+        gone = [p for p in self.prefills if p.prepared.request_id == request_id]
+        self.prefills = [p for p in self.prefills if p.prepared.request_id != request_id]
+        return gone

@@ -74,7 +74,7 @@ class Sequence:
 
     The engine launches a step before it reads the last one, so `launched` runs ahead of `len(output)` by at most one. A
     step that verifies drafts counts as one token until it is read: then as many as were accepted.
-    The prompt's last token is the first one that a row decodes."""
+    The prompt's last token is the first one that a row decodes. `paused`: it gives its caches up until `resume`."""
 
     def __init__(
         self,
@@ -106,6 +106,8 @@ class Sequence:
         self.lookup = Lookup(index, self.output) if index is not None else None
         self.finish: FinishReason | None = None
         self.cancelled = False
+        self.paused = False
+        self._retried_at: int | None = None
         self._draws = Draws(sampling.seed, choice)
         self._eos_ids = eos_ids
         self._detokenizer = detokenizer
@@ -123,7 +125,7 @@ class Sequence:
     @property
     def wants_step(self) -> bool:
         """Whether another forward pass can still add a token."""
-        return not self.done and self.launched < self.max_tokens
+        return not self.done and not self.paused and self.launched < self.max_tokens
 
     def __len__(self) -> int:
         """Tokens in the KV cache once every launched step has run: all but the last one known or in flight."""
@@ -141,6 +143,26 @@ class Sequence:
     def keep_read(self) -> None:
         """Of the tokens that were verified together, only those that were read were the row's."""
         self.launched = len(self.output)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Requests are numbered as they come."""
+        return self.request_id, self.choice
+
+    def resume(self) -> None:
+        """The row goes on after the tokens that the host has read, in caches that hold all but the last of them."""
+        self.paused = False
+        self.launched = len(self.output)
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether the row has got on since a failed step of it was last retried."""
+        return self._retried_at != len(self.output)
+
+    def retry(self) -> None:
+        """A step failed and is to be tried again, from the tokens that the host has read."""
+        self._retried_at = len(self.output)
+        self.resume()
 
     def accept(self, token_id: int, logprob: TokenLogprob | None = None) -> Delta | None:
         """Take a sampled token. Gives a delta if there is anything to send; the last one has a finish reason."""

@@ -62,9 +62,9 @@ class SlotKV:
         """Prepare for a step of these rows; makes room for its tokens."""
         self._positions = positions
         self.offset = positions.offset
-        needed = self._index_capacity(self._longest())
-        if needed > self.keys.shape[2]:
-            self._resize(len(positions.lengths), self._index_capacity(needed + max(_GROWTH, needed // 8)))
+        capacity = self._capacity_for(self._index_capacity(self._longest()))
+        if capacity > self.keys.shape[2]:
+            self._resize(len(positions.lengths), capacity)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write `[rows, heads, width, dim]` at each row's position; return what the rows attend to, `[rows, heads, length,
@@ -115,12 +115,28 @@ class SlotKV:
         """A row's tokens as a cache of its own."""
         return _kv_cache(self.keys[slot : slot + 1, :, :length], self.values[slot : slot + 1, :, :length])
 
-    def shrink(self, count: int, length: int) -> None:
-        """Give memory back where a quarter of it would do for `count` rows of at most `length` tokens."""
+    def shrink(self, count: int, length: int, tight: bool) -> None:
+        """Give memory back where a quarter of it would do for `count` rows of at most `length` tokens; tight: in any case."""
         slots, capacity = self.keys.shape[0], self.keys.shape[2]
         needed = self._index_capacity(length + _GROWTH)
-        if 4 * count * needed <= slots * capacity:
-            self._resize(2 * count, needed)
+        if tight or 4 * count * needed <= slots * capacity:
+            self._resize(count if tight else 2 * count, needed)
+
+    def growth(self, count: int, length: int) -> int:
+        """Bytes that are added for `count` slots, all those in use among them, of `length` tokens."""
+        slots, capacity = self.keys.shape[0], self.keys.shape[2]
+        grown = self._capacity_for(self._index_capacity(length))
+        kept = count if grown > capacity else slots
+        return (max(kept, self._slots_for(count)) * grown - slots * capacity) * token_bytes(self)
+
+    def _slots_for(self, count: int) -> int:
+        slots: int = self.keys.shape[0]
+        return 2 * slots if count > slots else min(count, slots)
+
+    def _capacity_for(self, needed: int) -> int:
+        """With some in reserve where it is too little now."""
+        capacity: int = self.keys.shape[2]
+        return self._index_capacity(needed + max(_GROWTH, needed // 8)) if needed > capacity else capacity
 
     def _resize(self, slots: int, capacity: int) -> None:
         self.keys = _resized(self.keys, slots, capacity)
@@ -131,12 +147,9 @@ class SlotKV:
             capacity = self._index_capacity(start + length + _GROWTH)
             self.keys = _empty(keys, max(slot + 1, 2), capacity)
             self.values = _empty(values, max(slot + 1, 2), capacity)
-        slots, capacity = self.keys.shape[0], self.keys.shape[2]
-        if slot >= slots or start + length > capacity:
-            slots = max(slots, slot + 1 if slot < slots else 2 * slots)
-            if start + length > capacity:
-                capacity = self._index_capacity(start + length + _GROWTH)
-            self._resize(slots, capacity)
+        slots, capacity = self.keys.shape[0], self._capacity_for(start + length)
+        if slot >= slots or capacity > self.keys.shape[2]:
+            self._resize(max(slots, self._slots_for(slot + 1)), capacity)
         self.keys[slot : slot + 1, :, start : start + length] = keys
         self.values[slot : slot + 1, :, start : start + length] = values
 
@@ -253,14 +266,14 @@ def move(slots: Any, source: int, target: int) -> None:
         slots.cache = [_put_row(array, target, array[source : source + 1]) for array in slots.cache]
 
 
-def shrink(slots: Any, count: int, length: int) -> None:
-    """Only the first `count` slots are in use, for rows of at most `length` tokens. KV slots keep some room; state
-    arrays are cut, as every step makes new ones."""
+def shrink(slots: Any, count: int, length: int, *, tight: bool = False) -> None:
+    """Only the first `count` slots are in use, for rows of at most `length` tokens. KV slots keep some room, tight: next to
+    none; state arrays are cut, as every step makes new ones."""
     if isinstance(slots, CacheList):
         for part in slots.caches:
-            shrink(part, count, length)
+            shrink(part, count, length, tight=tight)
     elif isinstance(slots, SlotKV):
-        slots.shrink(count, length)
+        slots.shrink(count, length, tight)
     else:
         slots.cache = [None if array is None else array[:count] for array in slots.cache]
 
@@ -271,6 +284,8 @@ def arrays(cache: Any) -> list[mx.array]:
         return [array for part in cache.caches for array in arrays(part)]
     if isinstance(cache, ArraysCache):
         return [array for array in cache.cache if array is not None]
+    if isinstance(cache.keys, tuple | list):
+        return [*cache.keys, *cache.values]
     return [array for array in (cache.keys, cache.values) if array is not None]
 
 
@@ -311,9 +326,32 @@ def bytes_per_token(cache: Any) -> int:
     """What one more token takes in a layer's cache. State arrays and full windows do not grow."""
     if isinstance(cache, CacheList):
         return sum(bytes_per_token(part) for part in cache.caches)
-    if type(cache) is not KVCache or cache.keys is None:
+    return token_bytes(cache) if type(cache) is KVCache else 0
+
+
+def token_bytes(cache: Any) -> int:
+    """What each token takes that a cache of attention holds, in one row."""
+    return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in arrays(cache))
+
+
+def growth(cache: Any, rows: int, length: int) -> int:
+    """Bytes that a layer's cache adds to hold `length` tokens of each of so many rows. States are made anew at each step."""
+    if isinstance(cache, CacheList):
+        return sum(growth(part, rows, length) for part in cache.caches)
+    if isinstance(cache, ArraysCache):
         return 0
-    return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in (cache.keys, cache.values))
+    if isinstance(cache, SlotKV):
+        return cache.growth(rows, length)
+    # A lone row's own: it grows by a step, or it is copied into slots.
+    own = arrays(cache)
+    held, needed = own[0].shape[2] if own else 0, min(length, _max_size(cache))
+    if rows > 1:
+        return rows * min(needed + _GROWTH, _max_size(cache)) * token_bytes(cache)
+    return (needed - held + cache.step) * token_bytes(cache) if needed > held else 0
+
+
+def _max_size(cache: Any) -> int:
+    return cache.max_size if isinstance(cache, RotatingKVCache) else 1 << 62
 
 
 def extract(slots: Any, slot: int, length: int) -> Any:

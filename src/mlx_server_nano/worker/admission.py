@@ -1,0 +1,74 @@
+"""Which work there is memory for.
+
+What MLX holds is asked of MLX; what running work will still need is reckoned from its length. A prompt begins only if
+beside it every row can write some hundreds of tokens more. When rows have grown to the limit all the same, the engine
+takes memory back from the prefix cache, then from the youngest row, which waits and is computed again later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mlx_server_nano.errors import ContextLengthError
+from mlx_server_nano.worker.row_cost import RowCost
+
+_AHEAD = 512  # tokens of its answer that a row has a claim on, at any time
+_STEP = 256  # tokens by which caches grow
+_GIB = 1 << 30
+
+
+class Admission:
+    def __init__(self, cost: RowCost, limit: int | None, context_length: int, held: Callable[[], int]) -> None:
+        """limit: bytes that MLX may hold, weights included; None: no limit is known. held: bytes of the arrays that live now;
+        at the start these are the weights."""
+        self.limit = limit
+        self._cost = cost
+        self._context_length = context_length
+        self._held = held
+        self._weights = held()
+        self._reserve = self._workspace = self._weights // 16
+
+    def note_workspace(self, nbytes: int) -> None:
+        """A forward pass took this much beside what stayed: the next ones may too, of prompts as long."""
+        self._workspace = max(self._reserve, nbytes, self._workspace - self._workspace // 8)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a row can have when it runs alone: the model's context, or what memory allows."""
+        if self.limit is None:
+            return self._context_length
+        room = self.limit - self._weights - self._reserve
+        return max(0, self._cost.longest(room, self._context_length + _STEP) - _STEP)
+
+    def check(self, tokens: int) -> None:
+        """Raises ContextLengthError for a prompt that no wait will make room for."""
+        if self.limit is not None and tokens + 1 > (fit := self.context_length) and fit < self._context_length:
+            raise ContextLengthError(
+                f"The prompt has {tokens} tokens, whose KV cache takes {self._cost(tokens) / _GIB:.2f} GiB. Beside the model's"
+                f" weights ({self._weights / _GIB:.2f} GiB) the memory limit ({self.limit / _GIB:.2f} GiB) leaves room for"
+                f" {fit} tokens, the answer's included. Shorten the prompt, or start the server with more --max-memory."
+            )
+
+    def short(self, need: int) -> int:
+        """Bytes that are missing for `need` more; 0 or less: there is room."""
+        return 0 if self.limit is None else self._held() + self._workspace + need - self.limit
+
+    def to_begin(self, tokens: int, answer: int | None, rows: int, reused: int) -> int:
+        """Bytes for a prompt and the first part of `rows` answers of at most `answer` tokens. reused: tokens in caches that it
+        takes over."""
+        ahead = _AHEAD if answer is None else min(answer, _AHEAD)
+        return rows * self._cost(tokens + ahead) - (self._cost(reused) if reused else 0)
+
+    def to_go_on(self, tokens: int, left: int) -> int:
+        """Bytes that a row of this length has a claim on, `left` tokens being the most that it may add."""
+        return self.for_more(tokens, min(left, _AHEAD))
+
+    def for_more(self, tokens: int, more: int) -> int:
+        return self._cost(tokens + more) - (self._cost(tokens) if tokens else 0)
+
+    def is_near(self, rows: int) -> bool:
+        """Whether the next step of so many rows may reach the limit: a cheap bound for what it adds. Slots grow by an eighth."""
+        if self.limit is None:
+            return False
+        held = self._held()
+        growth = (held - self._weights) // 4 + rows * self._cost(2 * _STEP)
+        return held + self._workspace + growth > self.limit

@@ -1,0 +1,193 @@
+"""Prompts on their way to decoding: admitted while there is memory for them, computed in portions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+
+import mlx.core as mx
+
+from mlx_server_nano.errors import Failure
+from mlx_server_nano.protocol import Delta, Echo, Event, Failed, Started
+from mlx_server_nano.types import FinishReason, GenerationRequest, TextPrompt, TokenPrompt
+from mlx_server_nano.worker import memory, slots
+from mlx_server_nano.worker.admission import Admission
+from mlx_server_nano.worker.detokenizer import make_detokenizer
+from mlx_server_nano.worker.group import Row
+from mlx_server_nano.worker.loader import LoadedModel
+from mlx_server_nano.worker.logprobs import LogprobReader
+from mlx_server_nano.worker.ngram import PromptIndex
+from mlx_server_nano.worker.reuse import Reuse
+from mlx_server_nano.worker.scheduler import Prefill, Prepared, Scheduler
+from mlx_server_nano.worker.sequence import Sequence
+
+_LOG = logging.getLogger(__name__)
+
+_SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
+
+
+class Prefiller:
+    def __init__(
+        self, loaded: LoadedModel, reuse: Reuse, admission: Admission, max_rows: int, *, speculates: bool
+    ) -> None:
+        self._loaded = loaded
+        self._reuse = reuse
+        self._admission = admission
+        self._scheduler = Scheduler(max_rows)
+        self._speculates = speculates
+
+    @property
+    def idle(self) -> bool:
+        return self._scheduler.idle
+
+    @property
+    def running(self) -> list[Prefill]:
+        """The prompts that are worked on."""
+        return self._scheduler.prefills
+
+    def growth(self, budget: int) -> int:
+        """Bytes that the next portions of the prompts at work need at most."""
+        running = self.running
+        return sum(self._admission.for_more(prefill.done, min(prefill.remaining, budget)) for prefill in running)
+
+    def add(self, prepared: Prepared) -> None:
+        """Raises ContextLengthError if memory never suffices for the prompt."""
+        self._admission.check(len(prepared.ids))
+        self._scheduler.add(prepared)
+
+    def resume(self, row: Sequence) -> None:
+        """Compute a row again that gave up its caches; it goes on decoding after that."""
+        request = GenerationRequest(prompt=TokenPrompt(ids=()))
+        ids = row.prompt + row.output
+        prepared = Prepared(request_id=row.request_id, request=request, ids=ids, tail="", continues_text=True)
+        self._scheduler.put_back(Prefill(prepared, row, announced=True))
+
+    def put_back(self, prefill: Prefill) -> None:
+        """Give the memory of a prompt back; it begins anew when there is room."""
+        self._reuse.forget(prefill.lease)
+        prefill.restart()
+        self._scheduler.put_back(prefill)
+
+    def cancel(self, request_id: int) -> None:
+        for prefill in self._scheduler.cancel(request_id):
+            done, caches = prefill.prepared.ids[: prefill.done], prefill.caches
+            self._reuse.finish(prefill.lease, done, lambda caches=caches: caches)  # type: ignore[misc]
+
+    def admit(self, decoding: list[Sequence]) -> Iterator[Event]:
+        """Begin with prompts that there is room for beside these rows."""
+        owed = sum(self._admission.to_go_on(len(row), row.max_tokens - row.launched) for row in decoding)
+        for prefill in self.running:
+            owed += self._need(prefill, prefill.done)
+
+        def fits(prefill: Prefill) -> bool:
+            nonlocal owed
+            found = None if prefill.prepared.scored else self._reuse.find(prefill.prepared.ids)
+            owed += self._need(prefill, found.length if found is not None and found.moves else 0)
+            return self._reuse.make_room(partial(self._admission.short, owed), found)
+
+        for prefill in self._scheduler.admit(len(decoding), fits):
+            prepared = prefill.prepared
+            start = self._reuse.fresh() if prepared.scored else self._reuse.start(prepared.ids)
+            prefill.caches, prefill.done, prefill.lease = start.caches, start.length, start.lease
+            if not prefill.announced:
+                prefill.announced = True
+                yield Started(prepared.request_id, len(prepared.ids), start.length, prepared.tail)
+
+    def _need(self, prefill: Prefill, held: int) -> int:
+        prepared, request = prefill.prepared, prefill.prepared.request
+        answer = request.max_tokens if prefill.row is None else prefill.row.max_tokens - prefill.row.launched
+        return self._admission.to_begin(len(prepared.ids), answer, request.n, held)
+
+    def work(self, budget: int) -> Iterator[Event | Row]:
+        """Compute portions, `budget` tokens together. Gives rows that are ready to decode, and Failed for what went wrong."""
+        for prefill, count in self._scheduler.plan(budget):
+            try:
+                yield from self._advance(prefill, count)
+            except Exception as error:
+                self._reuse.forget(prefill.lease)
+                self._reuse.clear()
+                if memory.is_shortage(error) and not prefill.retried:
+                    _LOG.warning("Memory ran out in a prefill, which begins anew: %s", error)
+                    prefill.retried, prefill.lease = True, None
+                    self.put_back(prefill)
+                    mx.clear_cache()
+                    continue
+                _LOG.exception("A prefill failed")
+                self._scheduler.remove(prefill)
+                failure = Failure("GenerationError", f"The prompt could not be processed: {error}")
+                yield Failed(prefill.prepared.request_id, failure)
+
+    def _advance(self, prefill: Prefill, count: int) -> Iterator[Event | Row]:
+        prepared = prefill.prepared
+        end = prefill.done + count
+        while prefill.done < end:
+            stop = min([end, *(at for at in prepared.branches if at > prefill.done)])
+            if prepared.scored:
+                stop = min(stop, prefill.done + max(1, _SCORED_LOGITS // self._loaded.info.vocab_size))
+            mx.reset_peak_memory()
+            chunk = mx.array([prepared.ids[prefill.done : stop]])
+            logits = self._loaded.model(chunk, cache=prefill.caches)
+            if prepared.scored:
+                following = prepared.ids[prefill.done + 1 : stop + 1]
+                reader = LogprobReader.of_prompt(logits[0], following, prepared.request.logprobs or 0)
+                prefill.logprobs += reader.read(self._loaded.vocabulary).values()
+            mx.eval([array for cache in prefill.caches for array in slots.arrays(cache)])
+            self._admission.note_workspace(mx.get_peak_memory() - mx.get_active_memory())
+            prefill.done = stop
+            if stop in prepared.branches:
+                self._reuse.snapshot(prepared.ids[:stop], prefill.caches)
+        if prefill.remaining == 0:
+            yield from self._finish(prefill)
+            self._scheduler.remove(prefill)
+            mx.clear_cache()
+
+    def _finish(self, prefill: Prefill) -> Iterator[Event | Row]:
+        """The rows of a prompt that is through."""
+        prepared, request = prefill.prepared, prefill.prepared.request
+        caches, held = prefill.caches, prepared.ids[: prefill.done]
+        self._reuse.snapshot(held, caches)
+        if request.echo:
+            yield self._echo(prefill)
+        if request.max_tokens == 0:
+            self._reuse.finish(prefill.lease, held, lambda: caches)
+            for choice in range(request.first_choice, request.first_choice + request.n):
+                yield Delta(prepared.request_id, choice, "", 0, finish=FinishReason.LENGTH)
+            return
+        prefill.lease = self._reuse.share(prefill.lease, held, caches)
+        index = PromptIndex(prepared.ids) if self._speculates and prefill.row is None else None
+        sequences = [self._sequence(prepared, choice, index) for choice in range(request.n)]
+        if prefill.row is not None:
+            sequences = [prefill.row]
+        for sequence in sequences:
+            last = sequence is sequences[-1]
+            own = caches if last else [slots.fork(cache) for cache in caches]
+            token = mx.array(prepared.ids[-1:], dtype=mx.uint32)
+            yield Row(sequence, own, token, prefill.lease if last else None)
+
+    def _sequence(self, prepared: Prepared, choice: int, index: PromptIndex | None) -> Sequence:
+        request = prepared.request
+        room = max(1, self._admission.context_length - len(prepared.ids))
+        return Sequence(
+            request_id=prepared.request_id,
+            choice=request.first_choice + choice,
+            prompt=prepared.ids,
+            sampling=self._loaded.row_sampling(request.sampling),
+            max_tokens=room if request.max_tokens is None else min(room, request.max_tokens),
+            eos_ids=self._loaded.eos_ids,
+            detokenizer=make_detokenizer(
+                self._loaded.tokenizer, self._loaded.vocabulary, continues_text=prepared.continues_text
+            ),
+            stops=request.stop,
+            logprobs=request.logprobs,
+            grammar=prepared.grammar.fork() if prepared.grammar else None,
+            thinking=prepared.thinking.fork() if prepared.thinking else None,
+            index=index,
+        )
+
+    def _echo(self, prefill: Prefill) -> Echo:
+        prepared, request = prefill.prepared, prefill.prepared.request
+        vocabulary = self._loaded.vocabulary
+        text = request.prompt.text if isinstance(request.prompt, TextPrompt) else vocabulary.text_of(prepared.ids)
+        first = vocabulary.bytes_of(prepared.ids[0]) if prepared.scored else b""
+        return Echo(prepared.request_id, request.first_choice, text, first, tuple(prefill.logprobs))
