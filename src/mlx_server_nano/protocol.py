@@ -8,7 +8,7 @@ direction, one `ToGateway` in the other. A worker's life:
                              <-       Load(...)     exactly once
     LoadProgress(fraction)*  ->
     Loaded(info)             ->                     or LoadFailed(failure), and the worker exits
-                             <-       Generate(request_id, request)* and Cancel(request_id)*
+                             <-       Generate(request_id, request)*, Cancel(request_id)* and Allow(memory_bytes)*
     Step(events)*            ->                     one frame per engine step, all rows together
                              <-       Unload(...)   perhaps; the worker exits
 
@@ -40,8 +40,7 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     while nothing or something decodes. log_name stands in the worker's log lines.
     prefix_cache_bytes: for caches of earlier prompts and answers; 0: none; None: a tenth of the memory.
     prefix_cache_dir: folder for those that the memory has no room for; None: none. prefix_cache_disk: bytes in it. speculation:
-    guess tokens and verify them together where that pays. memory_limit: bytes that MLX may hold, weights included; None: as
-    much as there is."""
+    guess tokens and verify them together where that pays."""
 
     log_name: str
     context_length: int | None = None
@@ -53,7 +52,6 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     speculation: bool = True
     prefix_cache_dir: str | None = None
     prefix_cache_disk: int = 20 << 30
-    memory_limit: int | None = None
 
 
 class Load(Struct, frozen=True, array_like=True, tag="load"):
@@ -78,6 +76,12 @@ class Unload(Struct, frozen=True, array_like=True, tag="unload"):
     """End, but write what is worth keeping to disk first, if it takes no longer than this."""
 
     seconds: float
+
+
+class Allow(Struct, frozen=True, array_like=True, tag="allow"):
+    """How much MLX may hold from now on, the model's weights included: it is loaded, or other models have come or gone."""
+
+    memory_bytes: int
 
 
 class Device(Struct, frozen=True, kw_only=True):
@@ -188,7 +192,7 @@ class Step(Struct, frozen=True, array_like=True, tag="step"):
     accepted_tokens: int = 0
 
 
-ToWorker = Load | Generate | Cancel | Unload
+ToWorker = Load | Generate | Cancel | Allow | Unload
 ToGateway = Ready | LoadProgress | Loaded | LoadFailed | Step
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from mlx_server_nano.errors import GenerationError, UnsupportedModelError
 from mlx_server_nano.protocol import (
+    Allow,
     Cancel,
     Delta,
     Device,
@@ -100,6 +101,8 @@ class FakeWorker:
         elif isinstance(message, Unload):
             self.note(f"unload within {message.seconds:g}")
             sys.exit()
+        elif isinstance(message, Allow):
+            self.note(f"allow {message.memory_bytes >> 20} MiB")
 
     def _load(self, folder: Path) -> None:
         self.note(f"load {folder.name}")

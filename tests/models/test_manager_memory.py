@@ -85,3 +85,15 @@ async def test_a_worker_is_kept_as_the_spare_if_its_model_does_not_fit(bench: Be
         await bench.use("a")
         assert bench.notes("load") == ["load a"]
     assert len(bench.notes("start")) <= 2
+
+
+async def test_each_model_may_take_what_the_others_leave(bench: Bench) -> None:
+    for name in "abc":
+        bench.model(name, weights_bytes=SIZE)
+    alone, beside = f"allow {2 * (NEED >> 20) + 100} MiB", f"allow {(NEED >> 20) + 100} MiB"
+    async with bench.managed("a", "b", "c", max_memory=NEED * 2 + (100 << 20)):
+        for name, heard in (("a", [alone]), ("b", [beside, beside]), ("c", [alone, beside, beside])):
+            before = len(bench.notes("allow"))
+            await bench.use(name)  # for c, a has to go, and b is alone for a while
+            await bench.until(lambda: len(bench.notes("allow")) == before + len(heard))  # noqa: B023
+            assert sorted(bench.notes("allow")[before:]) == sorted(heard)

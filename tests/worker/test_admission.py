@@ -17,11 +17,17 @@ class Memory:
         return self.held
 
 
+def limited(cost: RowCost, limit: int, context_length: int, held: Memory) -> Admission:
+    admission = Admission(cost, context_length, held)
+    admission.limit = limit
+    return admission
+
+
 WEIGHTS = 1600  # a sixteenth of them is set aside for forward passes
 
 
 def test_without_a_limit_everything_fits():
-    admission = Admission(RowCost(10), None, 4096, Memory(WEIGHTS))
+    admission = Admission(RowCost(10), 4096, Memory(WEIGHTS))
     admission.check(10**9)
     assert admission.short(10**12) <= 0
     assert admission.context_length == 4096
@@ -30,7 +36,7 @@ def test_without_a_limit_everything_fits():
 
 def test_what_is_short():
     memory = Memory(WEIGHTS)
-    admission = Admission(RowCost(10), 10_000, 4096, memory)
+    admission = limited(RowCost(10), 10_000, 4096, memory)
     memory.held += 400
     assert admission.short(7900) == 0
     assert admission.short(7901) == 1
@@ -42,7 +48,7 @@ def test_what_is_short():
 
 def test_a_prompt_that_never_fits_is_refused_with_the_numbers():
     gib = 1 << 30
-    admission = Admission(RowCost(1 << 20), 20 * gib, 100_000, Memory(16 * gib))
+    admission = limited(RowCost(1 << 20), 20 * gib, 100_000, Memory(16 * gib))
     longest = admission.context_length
     assert longest == 3 * 1024 - 256, "a gibibyte of four is set aside, and a step of the cache"
     admission.check(longest - 1)
@@ -54,23 +60,24 @@ def test_a_prompt_that_never_fits_is_refused_with_the_numbers():
 
 
 def test_a_limit_that_does_not_bind_leaves_the_model_its_context():
-    admission = Admission(RowCost(10), 1 << 40, 4096, Memory(WEIGHTS))
+    admission = limited(RowCost(10), 1 << 40, 4096, Memory(WEIGHTS))
     assert admission.context_length == 4096
     admission.check(5000)  # the preparer's to refuse
 
 
 def test_claims():
-    admission = Admission(RowCost(10, windows=((32, 5),), fixed=7), 1 << 40, 4096, Memory(WEIGHTS))
-    assert admission.to_begin(100, None, 2, 0) == 2 * (7 + 10 * 612 + 5 * 32)
-    assert admission.to_begin(100, 20, 1, 40) == 10 * 80
-    assert admission.to_go_on(20, 4) == 4 * 15
+    admission = limited(RowCost(10, windows=((32, 5),), fixed=7), 1 << 40, 4096, Memory(WEIGHTS))
+    assert admission.to_begin(100, None, 2, 0) == 2 * (7 + 10 * 768 + 5 * 32), "in steps of 256"
+    assert admission.to_begin(600, 20, 1, 40) == 10 * 512
+    assert admission.to_go_on(20, 4) == 0
+    assert admission.to_go_on(250, 10) == 10 * 256
     assert admission.to_go_on(100, 10_000) == 512 * 10
-    assert admission.for_more(0, 10) == 7 + 150
+    assert admission.for_more(0, 10) == 7 + 2560 + 160
 
 
 def test_the_cheap_bound_is_above_what_a_step_adds():
     memory = Memory(WEIGHTS)
-    admission = Admission(RowCost(1), 10_000, 4096, memory)
+    admission = limited(RowCost(1), 10_000, 4096, memory)
     assert not admission.is_near(4)
     memory.held = 8_000
     assert admission.is_near(4)

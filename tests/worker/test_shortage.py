@@ -41,7 +41,7 @@ def resumed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def limited(loaded: LoadedModel, tokens: int, **options: Any) -> Driver:
     """An engine with memory for so many tokens, in small portions, whose forward passes take little."""
     gc.collect()
-    driver = Driver(loaded, memory_limit=0, prefill_chunk=32, busy_prefill_chunk=32, **options)
+    driver = Driver(loaded, prefill_chunk=32, busy_prefill_chunk=32, **options)
     admission = driver.engine._admission
     admission.limit = mx.get_active_memory() + admission._reserve + loaded.row_cost(tokens)
     return driver
@@ -58,9 +58,9 @@ def test_rows_that_outgrow_memory_wait_and_go_on_unchanged(tiny: Tiny, monkeypat
     generous(monkeypatch)
     loaded = tiny(arch, **WIDE)
     rng = random.Random(0)
-    driver = limited(loaded, 900)
+    driver = limited(loaded, 1500)
     asked = {}
-    for length in (150, 40, 260, 90):
+    for length in (200, 40, 240, 230):
         ids = prompt(rng, length)
         asked[driver.tokens(ids, max_tokens=100)] = ids
     peak = 0
@@ -71,27 +71,27 @@ def test_rows_that_outgrow_memory_wait_and_go_on_unchanged(tiny: Tiny, monkeypat
     for request_id, ids in asked.items():
         check(loaded, driver.answers()[request_id, 0], ids, 100)
     assert resumed
-    assert peak <= (driver.engine._admission.limit or 0)
+    assert peak <= (driver.engine._admission.limit or 0) + loaded.row_cost(256) - loaded.row_cost(0)
 
 
 def test_an_interrupted_row_goes_on_with_its_seed_grammar_penalties_and_choices(tiny: Tiny, monkeypatch, resumed):
     loaded = tiny("qwen3", **WIDE)
-    ids = prompt(random.Random(1), 120)
+    ids = prompt(random.Random(1), 240)
     sampled = Sampling(temperature=1.1, top_p=0.9, seed=5, frequency_penalty=0.4, repetition_penalty=1.1)
     grammar = Constraint(grammar='start: ("yes" | "no" | "maybe so"){12}')
 
     def ask(driver: Driver) -> list[int]:
         return [
             driver.tokens(ids, max_tokens=90),
-            driver.tokens(ids[:70], sampling=sampled, max_tokens=90, n=2, logprobs=2),
-            driver.tokens(ids[:30], sampling=sampled, constraint=grammar, max_tokens=90),
+            driver.tokens(ids[:200], sampling=sampled, max_tokens=90, n=2, logprobs=2),
+            driver.tokens(ids[:180], sampling=sampled, constraint=grammar, max_tokens=90),
         ]
 
     free = Driver(loaded)
     expected = ask(free)
     free.run()
     generous(monkeypatch)
-    driver = limited(loaded, 560)
+    driver = limited(loaded, 1300)
     found = ask(driver)
     driver.run()
     assert resumed
@@ -106,10 +106,10 @@ def test_an_interrupted_row_goes_on_with_its_seed_grammar_penalties_and_choices(
 def test_what_does_not_fit_waits_for_its_turn_and_what_never_fits_is_refused(tiny: Tiny):
     loaded = tiny("qwen3", **WIDE)
     rng = random.Random(2)
-    driver = limited(loaded, 1700)
+    driver = limited(loaded, 2040)
     first = driver.tokens(prompt(rng, 900), max_tokens=5)
     second = driver.tokens(prompt(rng, 900), max_tokens=5)
-    never = driver.tokens(prompt(rng, 1600), max_tokens=5)
+    never = driver.tokens(prompt(rng, 1900), max_tokens=5)
     third = driver.tokens(prompt(rng, 20), max_tokens=5)
     driver.turn(3)
     assert set(driver.started()) == {first}
@@ -117,7 +117,7 @@ def test_what_does_not_fit_waits_for_its_turn_and_what_never_fits_is_refused(tin
     assert list(driver.started()) == [first, second, third], "in the order they came"
     assert set(driver.failures()) == {never}
     assert driver.failures()[never].kind == "ContextLengthError"
-    assert "1600 tokens" in driver.failures()[never].message
+    assert "1900 tokens" in driver.failures()[never].message
     assert {driver.answers()[request_id, 0].tokens for request_id in (first, second, third)} == {5}
 
 
@@ -196,7 +196,7 @@ def test_a_pass_that_stops_half_way_leaves_no_trace(tiny: Tiny, monkeypatch, res
 
     def stumbling(self: Any, *args: Any, **options: Any) -> Any:
         count[0] += 1
-        if count[0] % calls == 0 and count[0] < 3 * calls:
+        if count[0] == calls:
             raise RuntimeError("[metal::malloc] Attempting to allocate 9 bytes which is greater than the maximum")
         return original(self, *args, **options)
 
@@ -207,11 +207,9 @@ def test_a_pass_that_stops_half_way_leaves_no_trace(tiny: Tiny, monkeypatch, res
             asked[driver.tokens(ids, max_tokens=12)] = ids
             driver.turn(4)
         driver.run()
-    if calls > 3:
-        assert not driver.failures()
+    assert not driver.failures()
     for request_id, ids in asked.items():
-        if request_id not in driver.failures():
-            check(loaded, driver.answers()[request_id, 0], ids, 12)
+        check(loaded, driver.answers()[request_id, 0], ids, 12)
 
 
 def test_a_second_failure_in_a_row_ends_the_rows(tiny: Tiny):

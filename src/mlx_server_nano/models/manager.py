@@ -187,6 +187,7 @@ class Manager:
         slot.enter(ModelState.READY)
         slot.loaded_since = time.time()
         slot.ready.set_result(Loaded(worker, info, chat))
+        self._share_memory()
         _log.info("Loaded %s (%s) in %.1f s", slot.ref.name, info.model_type, time.monotonic() - started)
         self._rest(slot)
 
@@ -221,6 +222,12 @@ class Manager:
             prefix_cache_dir=None if directory is None else str(directory),
             prefix_cache_disk=self._settings.prefix_cache_disk,
         )
+
+    def _share_memory(self) -> None:
+        """Tell the workers what they may take now that a model has come or gone: all that the others leave."""
+        for slot in self._slots.values():
+            if slot.state is ModelState.READY and slot.worker is not None:
+                slot.worker.allow(self.memory_limit - self._memory_in_use() + slot.memory_bytes)
 
     def _tool_format(self, model: str) -> str | None:
         return next((name for pattern, name in self._settings.tool_format if fnmatchcase(model, pattern)), None)
@@ -275,6 +282,7 @@ class Manager:
             _log.info("Unloading %s", slot.ref.name)
         await self._end(slot)
         self._leaving.discard(slot)  # if this is cancelled, `close` stops the worker
+        self._share_memory()
 
     async def _end(self, slot: Slot) -> None:
         if slot.worker is not None and slot.loaded_since is not None and self._settings.prefix_cache_dir is not None:

@@ -17,6 +17,7 @@ from mlx_server_nano.errors import InvalidRequestError, WorkerDiedError, from_fa
 from mlx_server_nano.models.generation import Generation
 from mlx_server_nano.models.process import spawn
 from mlx_server_nano.protocol import (
+    Allow,
     Cancel,
     Device,
     FrameError,
@@ -147,6 +148,11 @@ class Worker:
         generation = Generation(ids, sum(request.n for request in requests), lambda: self._cancel(ids))
         self._generations.update(dict.fromkeys(ids, generation))
         return generation
+
+    def allow(self, memory_bytes: int) -> None:
+        """Tell the worker how much memory it may take from now on. One that is dead does not hear it."""
+        if self._end is None:
+            self._transport.write(to_frame(Allow(memory_bytes)))
 
     async def unload(self, seconds: float) -> None:
         """End the process, but let it write its prefix cache to disk for so long."""

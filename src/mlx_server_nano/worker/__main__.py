@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_server_nano.errors import ModelLoadError, ServerError
-from mlx_server_nano.protocol import Cancel, Generate, Load, Loaded, LoadFailed, LoadProgress, Ready, ToWorker, Unload
+from mlx_server_nano.protocol import (
+    Allow,
+    Cancel,
+    Generate,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Ready,
+    ToWorker,
+    Unload,
+)
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.preparer import Preparer
 
@@ -46,7 +57,7 @@ def main() -> None:
         elif isinstance(message, Cancel):
             preparer.cancel(message.request_id)
             inbox.put(message)
-        elif isinstance(message, Unload):
+        elif isinstance(message, Allow | Unload):
             inbox.put(message)
 
     # Before the imports, so that the end of the gateway is noticed during them too.

@@ -17,10 +17,11 @@ _GIB = 1 << 30
 
 
 class Admission:
-    def __init__(self, cost: RowCost, limit: int | None, context_length: int, held: Callable[[], int]) -> None:
-        """limit: bytes that MLX may hold, weights included; None: no limit is known. held: bytes of the arrays that live now;
-        at the start these are the weights."""
-        self.limit = limit
+    """limit: bytes that MLX may hold, weights included; None: no limit is known."""
+
+    def __init__(self, cost: RowCost, context_length: int, held: Callable[[], int]) -> None:
+        """held: bytes of the arrays that live now; at the start these are the weights."""
+        self.limit: int | None = None
         self._cost = cost
         self._context_length = context_length
         self._held = held
@@ -56,14 +57,18 @@ class Admission:
         """Bytes for a prompt and the first part of `rows` answers of at most `answer` tokens. reused: tokens in caches that it
         takes over."""
         ahead = _AHEAD if answer is None else min(answer, _AHEAD)
-        return rows * self._cost(tokens + ahead) - (self._cost(reused) if reused else 0)
+        return rows * self._blocks(tokens + ahead) - self._blocks(reused)
 
     def to_go_on(self, tokens: int, left: int) -> int:
         """Bytes that a row of this length has a claim on, `left` tokens being the most that it may add."""
         return self.for_more(tokens, min(left, _AHEAD))
 
     def for_more(self, tokens: int, more: int) -> int:
-        return self._cost(tokens + more) - (self._cost(tokens) if tokens else 0)
+        return self._blocks(tokens + more) - self._blocks(tokens)
+
+    def _blocks(self, tokens: int) -> int:
+        """What a row's own caches take for these tokens: they grow in steps."""
+        return self._cost(-(-tokens // _STEP) * _STEP) if tokens else 0
 
     def is_near(self, rows: int) -> bool:
         """Whether the next step of so many rows may reach the limit: a cheap bound for what it adds. Slots grow by an eighth."""

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_server_nano.errors import Failure, GenerationError, ServerError, log_fault
-from mlx_server_nano.protocol import Cancel, Event, Failed, LoadOptions, Step, Unload
+from mlx_server_nano.protocol import Allow, Cancel, Event, Failed, LoadOptions, Step, Unload
 from mlx_server_nano.types import TokenLogprob
 from mlx_server_nano.worker import memory
 from mlx_server_nano.worker.admission import Admission
@@ -39,7 +39,7 @@ _LOG = logging.getLogger(__name__)
 _PADDING_BYTES = 256 << 20
 _CLEAR_EVERY = 256
 
-Incoming = Outcome | Cancel | Unload | Written | Fetched
+Incoming = Outcome | Cancel | Allow | Unload | Written | Fetched
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,9 +77,7 @@ class Engine:
         self._inbox = inbox
         per_token = loaded.kv_bytes_per_token or 1
         disk = disk_tier(loaded, options, inbox.put)
-        self._admission = Admission(
-            loaded.row_cost, options.memory_limit, loaded.info.context_length, mx.get_active_memory
-        )
+        self._admission = Admission(loaded.row_cost, loaded.info.context_length, mx.get_active_memory)
         self._reuse = Reuse(loaded.new_caches, memory.prefix_budget(options.prefix_cache_bytes), disk)
         self._batch = Batch(
             loaded.model,
@@ -152,6 +150,8 @@ class Engine:
             self._unload = message
         elif isinstance(message, Cancel):
             self._cancel(message.request_id)
+        elif isinstance(message, Allow):
+            self._admission.limit = message.memory_bytes
         elif isinstance(message, EmbeddingTask):
             self._embedder.add(message)
         elif isinstance(message, Written):

@@ -288,9 +288,11 @@ class Batch:
         """Keep a row's caches for later requests, as far as the host knows the tokens in them."""
         held = len(sequence)
         ids = (sequence.prompt + sequence.output)[:held]
-        copied = self._admission.for_more(0, held) if lease is None else 0
         known = len(ids) == held or self._reuse.cuttable
-        if known and not sequence.paused and self._reuse.make_room(functools.partial(self._admission.short, copied)):
+        copied = self._admission.for_more(0, held) if lease is None else 0
+        room = functools.partial(self._admission.short, self._promised + copied)
+        if known and not sequence.paused and self._reuse.make_room(room):
+            self._promised += copied
             self._reuse.finish(lease, ids, lambda: extract(len(ids)))
         else:
             self._reuse.forget(lease)
