@@ -141,6 +141,26 @@ def test_bad_bodies(server, body):
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": BODY["messages"]}),
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/embeddings", {"input": "hi"}),
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/responses/input_tokens", {"input": "hi"}),
+        ("/v1/messages", {"max_tokens": 1, "messages": BODY["messages"]}),
+        ("/v1/messages/count_tokens", {"messages": BODY["messages"]}),
+    ],
+)
+@pytest.mark.parametrize("model", [{}, {"model": ""}, {"model": None}])
+def test_a_model_must_be_named(server, path, body, model):
+    response = httpx.post(f"{server.url}{path}", json={**body, **model})
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert "`model`" in message and "GET /v1/models" in message
+
+
 def test_body_limit(start):
     server = start(max_body=1000)
     too_large = b" " * 1001

@@ -38,6 +38,11 @@ class Process:
         self._process.communicate(timeout=30)
         return self._process.returncode
 
+    def rest(self) -> str:
+        """Ends it; what else it wrote."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.communicate(timeout=30)[1]
+
     def kill(self) -> None:
         self._process.kill()
         self._process.communicate()
@@ -56,13 +61,34 @@ def launch():
         process.kill()
 
 
-def test_one_line_when_ready(launch, tmp_path):
+def test_one_line_when_ready_and_then_examples(launch, tmp_path):
     process = launch("--host", "127.0.0.1", HF_HOME=str(tmp_path))
     (line,) = process.lines_until("Ready at ")
     url = line.rpartition(" ")[2]
+    assert f"curl {url}/v1/chat/completions" in "\n".join(process.lines_until("print(answer"))
     assert httpx.get(f"{url}/health").json() == {"status": "healthy", "models": []}
-    assert httpx.get(f"{url}/v1/models").json() == {"object": "list", "data": []}
+    assert [model["id"] for model in httpx.get(f"{url}/v1/models").json()["data"]] == ["demo"]
     assert process.end() == 0
+
+
+def test_a_key_is_not_shown(launch, tmp_path):
+    process = launch("--host", "127.0.0.1", "--api-key", "s3cret", HF_HOME=str(tmp_path))
+    text = "\n".join(process.lines_until("print(answer"))
+    assert "YOUR_KEY" in text and "s3cret" not in text
+    assert process.end() == 0
+
+
+def test_without_the_demo_models_files(launch, tmp_path):
+    shutil.copytree(SOURCE, tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "demo"))
+    process = launch("--host", "127.0.0.1", source=tmp_path / "src", HF_HOME=str(tmp_path))
+    warning, ready = process.lines_until("Ready at ")
+    assert " WARNING " in warning and "demo" in warning and "training/README.md" in warning
+    url = ready.rpartition(" ")[2]
+    assert httpx.get(f"{url}/v1/models").json() == {"object": "list", "data": []}
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
+    refused = httpx.post(f"{url}/v1/chat/completions", json=body)
+    assert refused.status_code == 404 and "missing" in refused.json()["error"]["message"]
+    assert "INFO" not in process.rest(), "no examples"
 
 
 @pytest.mark.parametrize(("args", "warned"), [([], True), (["--api-key", "x"], False)])

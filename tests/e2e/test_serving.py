@@ -18,7 +18,7 @@ HELLO = [{"role": "user", "content": "Hello there."}]
 def test_downloads_loads_and_chats(start, hub):
     server = start()
     client = server.client
-    assert client.models.list().data == []
+    assert [model.id for model in client.models.list().data] == ["demo"]
     whole = client.chat.completions.create(model=QWEN, messages=HELLO, max_tokens=12, temperature=0, logprobs=True, n=2)
     assert whole.usage is not None and whole.usage.completion_tokens == 24
     assert [choice.finish_reason for choice in whole.choices] == ["length", "length"]
@@ -42,7 +42,7 @@ def test_downloads_loads_and_chats(start, hub):
     details = chunks[-1].usage.prompt_tokens_details
     assert details is not None and details.cached_tokens == chunks[-1].usage.prompt_tokens - 1
 
-    assert [model.id for model in client.models.list().data] == [QWEN]
+    assert [model.id for model in client.models.list().data] == ["demo", QWEN]
     assert client.models.retrieve(QWEN).id == QWEN
     (status,) = server.health()["models"]
     assert (status["id"], status["state"], status["running"]) == (QWEN, "ready", 0)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+import mlx_server_nano
 from mlx_server_nano.config.models import Loading, ModelOptions, RequestDefaults
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.architectures import known_model_types
-from mlx_server_nano.models.catalog import AvailableModel, Catalog
+from mlx_server_nano.models.catalog import BUILT_IN, AvailableModel, Catalog
 from mlx_server_nano.models.names import ModelKind
 from tests.models.folders import cache_repository, write_model
 from tests.tiny_models import ARCHITECTURES, make_model
@@ -34,12 +35,26 @@ def test_lists_built_in_and_cached_models(tmp_path: Path) -> None:
     cache_repository(tmp_path, f"{OWN}/b-4bit")
     snapshot = cache_repository(tmp_path, "A-owner/c", shards=3)
     demo = write_model(tmp_path / "demo-folder")
-    catalog = Catalog(cache_dir=tmp_path, built_in={"demo": demo, "gone": tmp_path / "gone"})
+    catalog = Catalog(cache_dir=tmp_path, built_in={"demo": demo, "gone": tmp_path / "gone"}, allow_local_paths=False)
     assert ids(catalog) == ["demo", "A-owner/c", f"{OWN}/b-4bit"]
     built_in, cached, _ = catalog.available()
     assert (built_in.ref.kind, built_in.ref.folder) == (ModelKind.BUILT_IN, demo)
     assert (cached.ref.kind, cached.created) == (ModelKind.HUB, int(snapshot.stat().st_mtime))
-    assert catalog.resolve("demo").folder == demo
+    for name in ("demo", "Demo"):
+        ref = catalog.resolve(name)
+        assert (ref.id, ref.kind, ref.folder) == ("demo", ModelKind.BUILT_IN, demo)
+    with pytest.raises(ModelNotFoundError, match=r"'gone' .* missing from .*gone.* Install"):
+        catalog.resolve("gone")
+    (demo / "model.safetensors").unlink()
+    assert ids(catalog) == ["A-owner/c", f"{OWN}/b-4bit"]
+    with pytest.raises(ModelNotFoundError, match=r"'demo' .* missing"):
+        catalog.resolve("demo")
+
+
+def test_the_demo_model_is_in_the_package(tmp_path: Path) -> None:
+    catalog = Catalog(cache_dir=tmp_path, built_in=BUILT_IN)
+    assert ids(catalog) == ["demo"]
+    assert catalog.resolve("demo").folder == Path(mlx_server_nano.__file__).parent / "demo"
 
 
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
@@ -249,6 +264,14 @@ def test_options_of_a_name(tmp_path: Path) -> None:
     closed = Catalog(tables=tables, allow_local_paths=False)
     assert closed.resolve(str(folder)).folder == folder, "the operator has named it"
     assert catalog.pinned() == ["small", "calm", "calmer", "long", "gone"]
+
+
+def test_the_map_may_give_a_built_in_model_and_take_its_name(tmp_path: Path) -> None:
+    folder, demo = write_model(tmp_path / "mine"), write_model(tmp_path / "demo")
+    given = Catalog(cache_dir=tmp_path, built_in={"demo": demo}, model_map=[("*", "demo")])
+    assert given.resolve("gpt-4o").id == "demo"
+    taken = Catalog(cache_dir=tmp_path, built_in={"demo": demo}, model_map=[("*", str(folder))])
+    assert taken.resolve("demo").folder == folder
 
 
 def test_an_incomplete_local_folder_says_what_is_missing(tmp_path: Path) -> None:

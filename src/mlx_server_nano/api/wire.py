@@ -23,6 +23,9 @@ _MISSING: Final = re.compile(r"^Object missing required field `(?P<name>[^`]*)`$
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _LOGGED_NAMES: Final = 1000
 
+# What else helps with a field that is wrong.
+_HINTS: Final = {"model": "`GET /v1/models` lists the models that are here."}
+
 
 def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """The struct in a request's body. Raises InvalidRequestError, with `param` as a path (`messages.0.role`)."""
@@ -59,7 +62,8 @@ def _located(message: str) -> InvalidRequestError:
         steps.append(missing["name"])
         message = "Missing required field"
     param = ".".join(steps) or None
-    return InvalidRequestError(f"{message}: `{param}`." if param else f"{message}.", param=param)
+    text = f"{message}: `{param}`." if param else f"{message}."
+    return InvalidRequestError(" ".join(filter(None, (text, _HINTS.get(param or "")))), param=param)
 
 
 class UnknownFields:

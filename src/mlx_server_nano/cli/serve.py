@@ -60,13 +60,24 @@ def run(settings: Settings, sockets: list[socket.socket]) -> None:
 
     from mlx_server_nano.api.app import build_app
     from mlx_server_nano.api.gate import Gate
-    from mlx_server_nano.cli.server import Server, is_loopback
-    from mlx_server_nano.models.catalog import Catalog
+    from mlx_server_nano.cli.examples import examples
+    from mlx_server_nano.cli.server import Server, is_loopback, url
+    from mlx_server_nano.models.catalog import BUILT_IN, DEMO, Catalog
     from mlx_server_nano.models.manager import Manager
 
+    greeting = examples(url(sockets[0]), DEMO, key=bool(settings.keys))
+    if not (folder := BUILT_IN[DEMO]).is_dir():
+        greeting = ""
+        logger.warning(
+            "The model %r is missing from this installation (%s): install the package again, or train it as "
+            "training/README.md says. All other models can be used.",
+            DEMO,
+            folder,
+        )
     gate = Gate()
     on_loopback = all(is_loopback(listener) for listener in sockets)
     catalog = Catalog(
+        built_in=BUILT_IN,
         aliases=settings.alias,
         model_map=settings.model_map,
         allow_local_paths=on_loopback if settings.local_paths is None else settings.local_paths,
@@ -74,7 +85,7 @@ def run(settings: Settings, sockets: list[socket.socket]) -> None:
         tables=settings.models,
     )
     app = build_app(settings, Manager(settings, catalog), catalog, gate)
-    Server(app, settings, gate).run(sockets)
+    Server(app, settings, gate, greeting).run(sockets)
 
 
 def _serve_and_reload(settings: Settings, listener: socket.socket) -> None:

@@ -51,9 +51,12 @@ def url(listener: socket.socket) -> str:
 
 class Server(uvicorn.Server):
     """SIGTERM and SIGINT drain: no new requests, but the listener stays open so that /health can say so; the end comes when
-    no request runs. After `timeout` seconds those that do are interrupted. A second signal exits at once."""
+    no request runs. After `timeout` seconds those that do are interrupted. A second signal exits at once.
 
-    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
+    greeting: logged once the server is ready.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate, greeting: str = "") -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -71,6 +74,7 @@ class Server(uvicorn.Server):
             )
         )
         self._gate = gate
+        self._greeting = greeting
         self._timeout = settings.shutdown_timeout
         self._deadline = float("inf")
 
@@ -78,6 +82,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             logger.info("Ready at %s", url(listener))
+        if self._greeting:
+            logger.info("%s", self._greeting)
 
     async def on_tick(self, counter: int) -> bool:
         if self._gate.draining:

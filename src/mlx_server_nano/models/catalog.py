@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from mlx_server_nano.config.aliases import follow
 from mlx_server_nano.config.models import ModelOptions
@@ -22,6 +23,9 @@ from mlx_server_nano.models import names
 from mlx_server_nano.models.architectures import known_model_types
 from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.models.tables import Tables
+
+DEMO: Final = "demo"
+BUILT_IN: Final[Mapping[str, Path]] = {DEMO: Path(__file__).parents[1] / "demo"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,9 @@ class Catalog:
     def resolve(self, name: str) -> ModelRef:
         """The model that a name stands for.
 
-        Raises ModelNotFoundError for what can be no model's name, a folder that is not there and an ambiguous short name;
-        UnsupportedModelError for a folder or a cached repository that mlx-lm cannot load.
+        Raises ModelNotFoundError for what can be no model's name, a folder that is not there, an ambiguous short name and
+        a built-in model whose files are missing; UnsupportedModelError for a folder or a cached repository that mlx-lm
+        cannot load.
         """
         *aliases, own = self._follow(name)
         special = ModelOptions()
@@ -102,8 +107,8 @@ class Catalog:
 
     def _find(self, name: str, *, by_operator: bool) -> ModelRef:
         """by_operator: the client has not chosen this name itself."""
-        if name in self._built_in:
-            return ModelRef(name, ModelKind.BUILT_IN, self._built_in[name])
+        if (folder := self._built_in.get(name.casefold())) is not None:
+            return self._ours(name.casefold(), folder)
         if names.is_path(name):
             if not by_operator and not self._allow_local_paths:
                 raise ModelNotFoundError("This server does not load models by path.")
@@ -146,7 +151,11 @@ class Catalog:
     def available(self) -> list[AvailableModel]:
         """All models that are usable without a download, local folders aside: built-in ones, then cached ones by name. Then
         the aliases, whether or not their models are there yet, but for those that stand for none."""
-        found = [ModelRef(name, ModelKind.BUILT_IN, folder) for name, folder in self._built_in.items()]
+        found = [
+            ModelRef(name, ModelKind.BUILT_IN, folder)
+            for name, folder in self._built_in.items()
+            if self._loadable(folder, name)
+        ]
         cached = self._cached_repositories()
         found += [
             ModelRef(name, ModelKind.HUB, self._usable(cached[name])) for name in sorted(cached, key=str.casefold)
@@ -171,6 +180,14 @@ class Catalog:
         if alias is None:
             raise ModelNotFoundError(f"The model {name!r} is not on this machine.")
         return AvailableModel(ref, self._started, alias)
+
+    def _ours(self, name: str, folder: Path) -> ModelRef:
+        if not self._loadable(folder, name):
+            raise ModelNotFoundError(
+                f"The built-in model {name!r} is not in this installation: its files are missing from {folder}. "
+                "Install the package again, or train the model (training/README.md in the source)."
+            )
+        return ModelRef(name, ModelKind.BUILT_IN, folder)
 
     def _local(self, name: str) -> ModelRef:
         try:
@@ -210,11 +227,15 @@ class Catalog:
 
     def _usable(self, storage: Path) -> Path | None:
         """The newest snapshot that is complete and loadable."""
-        for snapshot in _snapshots(storage):
-            with contextlib.suppress(OSError, UnsupportedModelError):
-                self._check(snapshot, _repository_id(storage) or storage.name)
-                return snapshot
-        return None
+        model = _repository_id(storage) or storage.name
+        return next((snapshot for snapshot in _snapshots(storage) if self._loadable(snapshot, model)), None)
+
+    def _loadable(self, folder: Path, model: str) -> bool:
+        try:
+            self._check(folder, model)
+        except (OSError, UnsupportedModelError):
+            return False
+        return True
 
     def _check(self, folder: Path, model: str) -> None:
         model_folder.check_folder(folder, model, self._model_types, trust_remote_code=self.trusts(model))
