@@ -24,6 +24,7 @@ from mlx_server_nano.protocol import (
     ToWorker,
     Unload,
 )
+from mlx_server_nano.worker.blas import prefer_openblas
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.preparer import Preparer
 
@@ -62,6 +63,7 @@ def main() -> None:
 
     # Before the imports, so that the end of the gateway is noticed during them too.
     channel.start(deliver)
+    prefer_openblas()
     # These take seconds; a spare worker has done them before a model is asked for.
     from mlx_server_nano.worker import loader, memory
     from mlx_server_nano.worker.engine import Engine
