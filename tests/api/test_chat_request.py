@@ -258,13 +258,13 @@ def test_bad_tools_and_formats(fields, param):
 @pytest.mark.parametrize(
     ("fields", "answer"),
     [
-        ({"response_format": {"type": "json_object"}}, AnswerFormat()),
+        ({"response_format": {"type": "json_object"}}, AnswerFormat(param="response_format")),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array"}}}},
-            AnswerFormat(schema={"type": "array"}),
+            AnswerFormat(param="response_format", schema={"type": "array"}),
         ),
-        ({"guided_regex": "a+"}, AnswerFormat(regex="a+")),
-        ({"guided_grammar": "start: /a/"}, AnswerFormat(grammar="start: /a/")),
+        ({"guided_regex": "a+"}, AnswerFormat(param="guided_regex", regex="a+")),
+        ({"guided_grammar": "start: /a/"}, AnswerFormat(param="guided_grammar", grammar="start: /a/")),
     ],
 )
 def test_answer_formats(fields, answer):

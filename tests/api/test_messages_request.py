@@ -220,7 +220,8 @@ def test_output_format(place):
     schema = {"type": "object"}
     form = {"type": "json_schema", "schema": schema}
     given = {"output_config": {"format": form}} if place == "output_config" else {"output_format": form}
-    assert decoded(**given).answer == AnswerFormat(schema=schema)
+    param = "output_config.format" if place == "output_config" else place
+    assert decoded(**given).answer == AnswerFormat(param=param, schema=schema)
 
 
 def test_a_count_needs_no_limit():

@@ -286,12 +286,16 @@ def test_the_server_gives_the_document_and_the_page(playing: httpx.Client) -> No
     assert response.text == build_page(DOCUMENT)
 
 
-def test_the_page_needs_no_key_and_the_document_does(start: Callable[..., Running]) -> None:
-    """A browser can't send one for a page; a program can."""
+def test_who_may_ask(start: Callable[..., Running]) -> None:
+    """What needs a key is told, and what is answered without one or to a page of elsewhere."""
     with httpx.Client(base_url=start(api_key=("secret",)).url) as client:
-        assert [client.get(path).status_code for path in ("/docs", "/openapi.json")] == [200, 401]
-    keyless = {operation.path for operation in OPERATIONS if operation.keyless}
-    assert keyless == {"/health", "/docs", "/"}
+        for operation in OPERATIONS:
+            response = client.request(operation.method, operation.path)
+            assert response.status_code == (200 if operation.keyless else 401)
+            check(operation, response)
+            response = client.request(operation.method, operation.path, headers={"origin": "https://elsewhere"})
+            assert response.status_code == 403
+            check(operation, response)
 
 
 class Page(HTMLParser):

@@ -208,8 +208,11 @@ def test_reasoning_effort(effort, thinking):
     ("given", "answer"),
     [
         ({"type": "text"}, None),
-        ({"type": "json_object"}, AnswerFormat()),
-        ({"type": "json_schema", "name": "x", "schema": {"type": "array"}}, AnswerFormat(schema={"type": "array"})),
+        ({"type": "json_object"}, AnswerFormat(param="text.format")),
+        (
+            {"type": "json_schema", "name": "x", "schema": {"type": "array"}},
+            AnswerFormat(param="text.format", schema={"type": "array"}),
+        ),
     ],
 )
 def test_text_format(given, answer):

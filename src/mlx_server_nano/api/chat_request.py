@@ -138,14 +138,16 @@ def _answer_format(wire: ChatFields) -> AnswerFormat | None:
     if len(wanted) > 1:
         raise InvalidRequestError(f"`{wanted[0]}` and `{wanted[1]}` exclude each other.", param=wanted[0])
     if asked is None or asked.type == "text":
-        return AnswerFormat(regex=wire.guided_regex, grammar=wire.guided_grammar) if wanted else None
+        if not wanted:
+            return None
+        return AnswerFormat(param=wanted[0], regex=wire.guided_regex, grammar=wire.guided_grammar)
     if asked.type == "json_object":
-        return AnswerFormat()
+        return AnswerFormat(param="response_format")
     if asked.json_schema is None:
         raise InvalidRequestError(
             "Missing required field: `response_format.json_schema`.", param="response_format.json_schema"
         )
-    return AnswerFormat(schema=asked.json_schema.schema or {})
+    return AnswerFormat(param="response_format", schema=asked.json_schema.schema or {})
 
 
 def _check_combinations(wire: ChatFields) -> None:

@@ -94,12 +94,13 @@ def _request(wire: PromptBody, max_tokens: int, sampling: Sampling, stop: tuple[
     _REFUSED.check(wire)
     tools = to_tools(wire.tools)
     output = wire.output_config or OutputConfig()
-    answer = output.format or wire.output_format
+    asked = output.format or wire.output_format
+    param = "output_format" if output.format is None else "output_config.format"
     return ChatRequest(
         messages=to_messages(wire.system, wire.messages),
         tools=tools,
         choice=to_choice(wire.tool_choice, tools),
-        answer=None if answer is None else AnswerFormat(schema=answer.schema),
+        answer=None if asked is None else AnswerFormat(param=param, schema=asked.schema),
         thinking=_thinking(wire.thinking, output.effort),
         sampling=sampling,
         max_tokens=max_tokens,

@@ -203,11 +203,11 @@ def _answer_format(text: TextOptions | None) -> AnswerFormat | None:
     if asked is None or asked.type == "text":
         return None
     if asked.type == "json_object":
-        return AnswerFormat()
+        return AnswerFormat(param="text.format")
     for field in ("name", "schema"):
         if getattr(asked, field) is None:
             raise InvalidRequestError(f"Missing required field: `text.format.{field}`.", param=f"text.format.{field}")
-    return AnswerFormat(schema=asked.schema)
+    return AnswerFormat(param="text.format", schema=asked.schema)
 
 
 def _summary(reasoning: Reasoning | None) -> Summary | None:

@@ -52,14 +52,12 @@ class _Encoder(Reader):
         self._echo = options.echo
 
     def begin(self, lease: Lease) -> GenerationRequest:
-        """Raises InvalidRequestError for what the model can't do. A grammar's fault is told in this dialect's words."""
+        """Raises InvalidRequestError for what the model can't do."""
         request = super().begin(lease)
         filled = lease.defaults.fill(self.chat.sampling)
         shown = {name: value for name in _SHOWN if (value := getattr(filled, name)) is not None}
         self._echo = replace(self._echo, **shown)
-        if request.constraint is None or request.constraint.param != "response_format":
-            return request
-        return replace(request, constraint=replace(request.constraint, param="text.format"))
+        return request
 
     def _response(
         self, status: ResponseStatus = "in_progress", *, error: ResponseFailure | None = None, ended: bool = False

@@ -126,7 +126,7 @@ class ChatModel:
                 starts_in_reasoning=inside,
             )
 
-        param = "tools" if body is None else "response_format"
+        param = "tools" if body is None or chat.answer is None else chat.answer.param
         if format.reasoning is None:
             return Constraint(grammar=grammar(False), param=param)
         return Constraint(

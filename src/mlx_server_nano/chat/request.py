@@ -29,8 +29,9 @@ class ToolChoice:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerFormat:
     """What the content of the answer must be: what a grammar (llguidance's Lark) or a regular expression describes, else JSON
-    that validates against the schema; without one, any JSON object."""
+    that validates against the schema; without one, any JSON object. param: the request's field that asks for it."""
 
+    param: str
     schema: dict[str, Any] | None = None
     grammar: str | None = None
     regex: str | None = None

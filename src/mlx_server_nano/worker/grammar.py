@@ -22,7 +22,8 @@ from mlx_server_nano.types import Constraint
 from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.vocabulary import Vocabulary
 
-MAX_GRAMMAR_BYTES = 512 << 10
+# llguidance takes a second or so for 50 KiB of distinct property names, as long as it likes for the whole.
+MAX_GRAMMAR_BYTES = 256 << 10
 _CACHED = 64
 # Behind its reason llguidance quotes the source.
 _SOURCE = "\n   1 |"
