@@ -212,3 +212,31 @@ def _save_weights(folder: Path, weights: dict[str, Any], shards: int) -> None:
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {"total_size": total}, "weight_map": files}, indent=2)
     )
+
+
+def make_adapter(folder: Path, model: Path, *, rank: int = 4, keys: list[str] | None = None, **config: Any) -> Path:
+    """Write a random LoRA adapter for a model's folder, as mlx-lm's training would, into `folder`; returns it.
+
+    keys: the linear layers that it changes. config: changes `adapter_config.json`; None removes a key from the file.
+    """
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+    from mlx_lm.utils import load_model
+
+    folder.mkdir(parents=True)
+    loaded, _ = load_model(model)
+    layers = len(loaded.layers)
+    parameters = {"rank": rank, "scale": 2.0, "dropout": 0.5, "keys": keys or ["self_attn.q_proj", "mlp.down_proj"]}
+    linear_to_lora_layers(loaded, layers, parameters)
+    mx.random.seed(7)
+    weights = {
+        name: mx.random.normal(weight.shape) * 0.5
+        for name, weight in tree_flatten(loaded.parameters())
+        if name.rpartition(".")[2] in ("lora_a", "lora_b")
+    }
+    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    settings = {"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters, **config}
+    kept = {name: value for name, value in settings.items() if value is not None}
+    (folder / "adapter_config.json").write_text(json.dumps(kept))
+    return folder

@@ -35,14 +35,15 @@ _HEADER: Final = struct.Struct(">I")
 class LoadOptions(Struct, frozen=True, kw_only=True):
     """How a worker runs its model.
 
-    context_length: tokens of prompt and output together, if the model itself takes more. max_rows: sequences that decode
-    together. prefill_chunk, busy_prefill_chunk: prompt tokens per engine step
-    while nothing or something decodes. log_name stands in the worker's log lines.
+    adapter: the folder of a LoRA adapter. context_length: tokens of prompt and output together, if the model itself takes
+    more. max_rows: sequences that decode together. prefill_chunk, busy_prefill_chunk: prompt tokens per engine step while
+    nothing or something decodes. log_name stands in the worker's log lines.
     prefix_cache_bytes: for caches of earlier prompts and answers; 0: none; None: a tenth of the memory.
     prefix_cache_dir: folder for those that the memory has no room for; None: none. prefix_cache_disk: bytes in it. speculation:
     guess tokens and verify them together where that pays."""
 
     log_name: str
+    adapter: str | None = None
     context_length: int | None = None
     max_rows: int = 32
     prefill_chunk: int = 2048

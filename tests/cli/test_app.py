@@ -98,6 +98,7 @@ def test_bad_values_are_one_line(args, environment, named):
         ("alias = ['a=no model']", "'no model', which can be no model's name"),
         ("[models.'no model']", "models.\"no model\": 'no model' is no alias and can be no model's name"),
         ("alias = ['a=b']\n[models.a]\ntrust-remote-code = true", 'models."a".trust-remote-code: the code is that of'),
+        ("[models.a]\nadapter = 'poet'", "models.\"a\".adapter: 'poet' is neither a folder's path"),
         ("[models.a]\ntool-format = 'x'", "models.\"a\".tool-format: there is no format 'x'"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from mlx_lm.models import base, cache
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model, load_tokenizer
 from tokenizers import decoders
 
@@ -31,6 +32,13 @@ def test_loading():
     assert list(parameters(load_model))[:2] == ["model_path", "lazy"]
     assert parameters(load_model)["trust_remote_code"] is False
     assert list(parameters(load_tokenizer))[:3] == ["model_path", "tokenizer_config_extra", "eos_token_ids"]
+
+
+def test_adapters():
+    """It checks names and shapes itself, and leaves the model in training."""
+    assert parameters(load_adapters) == {"model": inspect.Parameter.empty, "adapter_path": inspect.Parameter.empty}
+    assert "contains incompatible tensors:" in inspect.getsource(load_adapters)
+    assert "eval()" not in inspect.getsource(load_adapters)
 
 
 def test_the_kinds_of_caches():

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from mlx_server_nano.config import SettingError, Settings
-from mlx_server_nano.models.names import is_possible
+from mlx_server_nano.models.names import is_path, is_possible, is_repository
 
 
 def check(settings: Settings) -> None:
@@ -18,6 +18,12 @@ def check(settings: Settings) -> None:
     for name, options in settings.models:
         if name not in aliases and not is_possible(name):
             raise SettingError(f"{_table(settings, name)}: {name!r} is no alias and can be no model's name")
+        adapter = options.loading.adapter
+        if adapter is not None and not (is_path(adapter) or is_repository(adapter)):
+            raise SettingError(
+                f"{_table(settings, name)}.adapter: {adapter!r} is neither a folder's path (./name, ~/name, /name) nor a Hub"
+                " repository (owner/name)"
+            )
         if name in aliases and options.loading.trust_remote_code is not None:
             raise SettingError(
                 f"{_table(settings, name)}.trust-remote-code: the code is that of the model behind the alias; its own table"

@@ -79,6 +79,9 @@ class RequestDefaults:
 class Loading:
     """How a model is loaded and kept; None: as all are. Names of one model that agree in all of this share one worker."""
 
+    adapter: str | None = _key(
+        "adapter", text(), '"./adapters/poet"', "LoRA adapter in mlx-lm's layout: a folder or a Hub repository."
+    )
     context_length: int | None = _key(
         "context-length", integer(1), "16384", "Tokens of prompt and answer together, if the model itself takes more."
     )

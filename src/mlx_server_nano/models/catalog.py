@@ -18,8 +18,8 @@ from typing import Final
 from mlx_server_nano.config.aliases import follow
 from mlx_server_nano.config.models import ModelOptions
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
+from mlx_server_nano.models import adapters, cache, names
 from mlx_server_nano.models import folder as model_folder
-from mlx_server_nano.models import names
 from mlx_server_nano.models.architectures import known_model_types
 from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.models.tables import Tables
@@ -115,7 +115,7 @@ class Catalog:
             return self._local(name)
         if not names.is_possible(name):
             raise ModelNotFoundError(f"{name!r} can be no model's name.")
-        cached = self._cached_repositories()
+        cached = cache.repositories(self.cache_dir)
         if names.is_repository(name):
             return self._repository(name, cached)
         ranked = [
@@ -148,6 +148,10 @@ class Catalog:
 
         return list(filter(is_pinned, self._tables))
 
+    def adapter(self, name: str) -> Path | None:
+        """The folder of a LoRA adapter. None, ModelLoadError: as `adapters.find` says."""
+        return adapters.find(name, self.cache_dir)
+
     def available(self) -> list[AvailableModel]:
         """All models that are usable without a download, local folders aside: built-in ones, then cached ones by name. Then
         the aliases, whether or not their models are there yet, but for those that stand for none."""
@@ -156,7 +160,7 @@ class Catalog:
             for name, folder in self._built_in.items()
             if self._loadable(folder, name)
         ]
-        cached = self._cached_repositories()
+        cached = cache.repositories(self.cache_dir)
         found += [
             ModelRef(name, ModelKind.HUB, self._usable(cached[name])) for name in sorted(cached, key=str.casefold)
         ]
@@ -211,24 +215,15 @@ class Catalog:
 
     def _refuse_unsupported(self, name: str, storage: Path) -> None:
         """A cached config.json may settle without the Hub that the model cannot be loaded; missing files settle nothing."""
-        for snapshot in _snapshots(storage)[:1]:
+        for snapshot in cache.snapshots(storage)[:1]:
             with contextlib.suppress(OSError):
                 text = (snapshot / "config.json").read_bytes()
                 model_folder.check_config(text, name, self._model_types, trust_remote_code=self.trusts(name))
 
-    def _cached_repositories(self) -> dict[str, Path]:
-        """Ids of the repositories in the cache, usable or not, with their `models--owner--name` folders."""
-        found = {}
-        with contextlib.suppress(OSError):
-            for entry in self.cache_dir.iterdir():
-                if (repository := _repository_id(entry)) is not None:
-                    found[repository] = entry
-        return found
-
     def _usable(self, storage: Path) -> Path | None:
         """The newest snapshot that is complete and loadable."""
-        model = _repository_id(storage) or storage.name
-        return next((snapshot for snapshot in _snapshots(storage) if self._loadable(snapshot, model)), None)
+        model = cache.repository_id(storage) or storage.name
+        return next((snapshot for snapshot in cache.snapshots(storage) if self._loadable(snapshot, model)), None)
 
     def _loadable(self, folder: Path, model: str) -> bool:
         try:
@@ -239,22 +234,3 @@ class Catalog:
 
     def _check(self, folder: Path, model: str) -> None:
         model_folder.check_folder(folder, model, self._model_types, trust_remote_code=self.trusts(model))
-
-
-def _repository_id(storage: Path) -> str | None:
-    """Of a `models--owner--name` folder."""
-    kind, _, repository = storage.name.partition("--")
-    owner, _, name = repository.partition("--")
-    return f"{owner}/{name}" if kind == "models" and owner and name else None
-
-
-def _snapshots(storage: Path) -> list[Path]:
-    """A cached repository's snapshots: the one that `main` points to first, then the newest."""
-    main = ""
-    with contextlib.suppress(OSError, ValueError):
-        main = (storage / "refs" / "main").read_text().strip()
-    try:
-        newest = sorted((storage / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    except OSError:
-        return []
-    return sorted(newest, key=lambda path: path.name != main)

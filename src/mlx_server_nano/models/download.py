@@ -23,17 +23,25 @@ _log = logging.getLogger(__name__)
 
 
 async def download(
-    repository: str, cache_dir: Path, on_progress: Callable[[int, int], None], *, trust_remote_code: bool = False
+    repository: str,
+    cache_dir: Path,
+    on_progress: Callable[[int, int], None],
+    *,
+    trust_remote_code: bool = False,
+    adapter: bool = False,
 ) -> Fetched:
-    """Bring a repository's model into the Hub's cache. `on_progress` gets the bytes of weights that are there and
-    that there will be; what it raises ends the download.
+    """Bring a repository's model, or LoRA adapter, into the Hub's cache. `on_progress` gets the bytes of weights that are
+    there and that there will be; what it raises ends the download.
 
-    Raises ModelNotFoundError, ModelAccessError, UnsupportedModelError, HubUnavailableError or DiskFullError. When cancelled it
+    Raises ModelNotFoundError, ModelAccessError, UnsupportedModelError, HubUnavailableError or DiskFullError;
+    ModelLoadError for a repository that is no adapter. When cancelled it
     stops the transfer and waits for the process.
     """
     command = [sys.executable, "-P", "-m", "mlx_server_nano.models.fetch", repository, str(cache_dir)]
     if trust_remote_code:
         command.append("--trust-remote-code")
+    if adapter:
+        command.append("--adapter")
     process = await spawn(*command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
     try:
         return await _follow(process, repository, on_progress)

@@ -1,4 +1,6 @@
-"""The process that downloads a model: `python -m mlx_server_nano.models.fetch REPOSITORY CACHE_DIR [--trust-remote-code]`.
+"""The process that downloads a model or an adapter:
+
+    python -m mlx_server_nano.models.fetch REPOSITORY CACHE_DIR [--trust-remote-code | --adapter]
 
 A process of its own, because a download in the gateway's would compete with its event loop for the interpreter, could not be
 stopped, and would keep huggingface_hub and its transfer libraries in memory.
@@ -26,6 +28,7 @@ import msgspec
 from msgspec import Struct
 
 from mlx_server_nano.errors import DiskFullError, Failure, HubUnavailableError, UnsupportedModelError
+from mlx_server_nano.models import adapters
 from mlx_server_nano.models import folder as model_folder
 from mlx_server_nano.models.architectures import known_model_types
 
@@ -103,8 +106,6 @@ def fetch(repository: str, cache_dir: Path, meter: Meter, *, trust_remote_code: 
     """Bring what a model needs into the cache. Raises ServerErrors and whatever huggingface_hub does."""
     from huggingface_hub import HfApi, snapshot_download
 
-    from mlx_server_nano.models.hub_errors import explain
-
     info = HfApi().model_info(repository, files_metadata=True, timeout=HUB_TIMEOUT)
     files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     model_folder.check_files(files, info.id)
@@ -119,20 +120,45 @@ def fetch(repository: str, cache_dir: Path, meter: Meter, *, trust_remote_code: 
     weights = model_folder.weight_files(files, index.read_bytes() if index.is_file() else None)
     if absent := weights - files.keys():
         raise UnsupportedModelError(f"{info.id} is incomplete on the Hub: {min(absent)} is missing.")
+    return _finish(info.id, folder, small, [files[name] for name in weights], cache_dir=cache_dir, meter=meter)
+
+
+def fetch_adapter(repository: str, cache_dir: Path, meter: Meter) -> Fetched:
+    """Bring a LoRA adapter into the cache. Raises as `fetch`, and ModelLoadError for what is none."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    info = HfApi().model_info(repository, files_metadata=True, timeout=HUB_TIMEOUT)
+    files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    adapters.check_files(files, info.id)
+    small = [adapters.CONFIG]
+    folder = Path(snapshot_download(info.id, cache_dir=cache_dir, allow_patterns=small, tqdm_class=progress_bar(meter)))
+    return _finish(info.id, folder, small, [files[adapters.WEIGHTS]], cache_dir=cache_dir, meter=meter)
+
+
+def _finish(
+    model: str, folder: Path, small: list[str], weights: list[RepoSibling], *, cache_dir: Path, meter: Meter
+) -> Fetched:
+    """Add the weights to a snapshot that has the small files."""
+    from huggingface_hub import snapshot_download
+
+    from mlx_server_nano.models.hub_errors import explain
+
+    bar = progress_bar(meter)
+    names = [file.rfilename for file in weights]
     for pause in (*RETRY_PAUSES, None):
-        _measure(info.id, folder, [files[name] for name in weights], meter)
+        _measure(model, folder, weights, meter)
         try:
             folder = Path(
-                snapshot_download(info.id, cache_dir=cache_dir, allow_patterns=[*small, *weights], tqdm_class=bar)
+                snapshot_download(model, cache_dir=cache_dir, allow_patterns=[*small, *names], tqdm_class=bar)
             )
             break
         except Exception as error:
-            if pause is None or type(explain(error, info.id)) is not HubUnavailableError:
+            if pause is None or type(explain(error, model)) is not HubUnavailableError:
                 raise
             time.sleep(pause)
-    if not all((folder / name).is_file() for name in weights):
-        raise HubUnavailableError(f"Downloading {info.id} from the Hub broke off.")
-    return Fetched(info.id, str(folder))
+    if not all((folder / name).is_file() for name in names):
+        raise HubUnavailableError(f"Downloading {model} from the Hub broke off.")
+    return Fetched(model, str(folder))
 
 
 def _measure(model: str, folder: Path, weights: list[RepoSibling], meter: Meter) -> None:
@@ -153,7 +179,10 @@ def main(repository: str, cache_dir: str, *flags: str) -> None:
     threading.Thread(target=_end_with_parent, args=(Path(cache_dir),), daemon=True).start()
     message: Message
     try:
-        message = fetch(repository, Path(cache_dir), meter, trust_remote_code="--trust-remote-code" in flags)
+        if "--adapter" in flags:
+            message = fetch_adapter(repository, Path(cache_dir), meter)
+        else:
+            message = fetch(repository, Path(cache_dir), meter, trust_remote_code="--trust-remote-code" in flags)
     except Exception as error:
         from mlx_server_nano.models.hub_errors import explain
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlx_server_nano.config import Settings, worker_environment
 from mlx_server_nano.config.models import Loading, RequestDefaults, over
 from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError, UnavailableError
+from mlx_server_nano.models import adapters
 from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.download import download
 from mlx_server_nano.models.folder import weights_bytes
@@ -173,15 +174,16 @@ class Manager:
     async def _load(self, slot: Slot) -> None:
         started = time.monotonic()
         folder = slot.ref.folder or await self._download(slot)
+        adapter = await self._adapter(slot)
         slot.enter(ModelState.LOADING)
         worker = await self._spares.take()
         try:
-            await self._admit(slot, folder)
+            await self._admit(slot, folder, adapter)
         except BaseException:
             await self._spares.give_back(worker)
             raise
         slot.worker = worker
-        info = await worker.load(folder, self._load_options(slot.ref), slot.set_progress)
+        info = await worker.load(folder, self._load_options(slot.ref, adapter), slot.set_progress)
         chat = await asyncio.to_thread(_chat_model, info, self._tool_format(slot.ref.id))
         worker.on_exit = lambda: self._died(slot)
         slot.enter(ModelState.READY)
@@ -208,10 +210,22 @@ class Manager:
         slot.ref = replace(slot.ref, id=fetched.repository, folder=folder)
         return folder
 
-    def _load_options(self, ref: ModelRef) -> LoadOptions:
+    async def _adapter(self, slot: Slot) -> Path | None:
+        """Where the model's adapter is, if it has one."""
+        name = slot.ref.options.loading.adapter
+        if name is None:
+            return None
+        folder = await asyncio.to_thread(self._catalog.adapter, name)
+        if folder is None:
+            fetched = await download(name, self._catalog.cache_dir, lambda done, total: None, adapter=True)
+            folder = Path(fetched.folder)
+        return folder
+
+    def _load_options(self, ref: ModelRef, adapter: Path | None = None) -> LoadOptions:
         directory = self._settings.prefix_cache_dir
         return LoadOptions(
             log_name=ref.name,
+            adapter=None if adapter is None else str(adapter),
             context_length=ref.options.loading.context_length,
             max_rows=self._settings.max_batch_size,
             prefill_chunk=self._settings.prefill_chunk,
@@ -232,11 +246,14 @@ class Manager:
     def _tool_format(self, model: str) -> str | None:
         return next((name for pattern, name in self._settings.tool_format if fnmatchcase(model, pattern)), None)
 
-    async def _admit(self, slot: Slot, folder: Path) -> None:
+    async def _admit(self, slot: Slot, folder: Path, adapter: Path | None) -> None:
         """Make room for a model and reserve it. Raises OutOfMemoryError, without having unloaded anything in vain if
         the model is too large by itself."""
         async with self._admission:
-            need = estimate(await asyncio.to_thread(weights_bytes, folder))
+            weights = await asyncio.to_thread(weights_bytes, folder)
+            if adapter is not None:
+                weights += await asyncio.to_thread(adapters.weights_bytes, adapter)
+            need = estimate(weights)
             self._refuse_too_large(slot.ref.name, need)
             while (free := self.memory_limit - self._memory_in_use()) < need:
                 if self._leaving:

@@ -205,7 +205,7 @@ def disk_tier(
     """The disk tier, if there is to be one and its folder can be made."""
     if options.prefix_cache_dir is None:
         return None
-    model = fingerprint(loaded.folder, loaded.new_caches())
+    model = fingerprint(loaded.folder, loaded.new_caches(), loaded.adapter)
     try:
         shelf = Shelf(Path(options.prefix_cache_dir), model, options.prefix_cache_disk, cut=loaded.cuttable)
     except OSError as error:

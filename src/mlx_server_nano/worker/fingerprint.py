@@ -13,8 +13,9 @@ from mlx_server_nano.worker import memory
 _BUILD: Final = ("mlx-server-nano", "mlx", "mlx-lm")
 
 
-def fingerprint(folder: Path, caches: list[Any]) -> str:
-    """64 hexadecimal digits. folder: the model's. caches: its own, empty, whose kinds and settings count.
+def fingerprint(folder: Path, caches: list[Any], adapter: Path | None = None) -> str:
+    """64 hexadecimal digits. folder: the model's. caches: its own, empty, whose kinds and settings count. adapter:
+    the folder of the LoRA adapter on the model.
 
     Weights count by name, size and time of their last change, as reading them all would take as long as loading them."""
     files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".py")]
@@ -25,7 +26,16 @@ def fingerprint(folder: Path, caches: list[Any]) -> str:
         "files": sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files),
         "caches": [(type(cache).__name__, repr(_settings(cache))) for cache in caches],
     }
+    if adapter is not None:
+        facts["adapter"] = [
+            _digest(path) for path in sorted(adapter.iterdir()) if path.suffix in (".safetensors", ".json")
+        ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _settings(cache: Any) -> dict[str, Any]:

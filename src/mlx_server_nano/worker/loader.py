@@ -20,7 +20,7 @@ from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError
 from mlx_server_nano.protocol import LoadOptions
 from mlx_server_nano.template import TemplateError, compile_template, render
 from mlx_server_nano.types import ModelInfo, Sampling
-from mlx_server_nano.worker import slots
+from mlx_server_nano.worker import adapter, slots
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.pooling import EmbeddingPlan, read_plan
 from mlx_server_nano.worker.row_cost import RowCost
@@ -37,7 +37,8 @@ _EVAL_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model ready to run, from `folder`. `apply_template` is None for a model without a chat template.
+    """A model ready to run, from `folder`. `apply_template` is None for a model without a chat template. adapter: the folder
+    of the LoRA adapter on it.
 
     kv_bytes_per_token: what a token takes in the KV caches of all layers together, state arrays not counted. verifies:
     several tokens of a row can go through it at once while it decodes, and be taken back. row_cost: what a row takes, by
@@ -45,6 +46,7 @@ class LoadedModel:
     """
 
     folder: Path
+    adapter: Path | None
     model: Any
     tokenizer: Any
     apply_template: Callable[..., str] | None
@@ -93,6 +95,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
     Raises UnsupportedModelError for an architecture that mlx-lm does not know, OutOfMemoryError, and ModelLoadError for
     damaged or missing files."""
     started = time.monotonic()
+    adapter_folder = None if options.adapter is None else Path(options.adapter)
     config = _read_config(path)
     generation = _read_json(path / "generation_config.json")
     wrapper = _load_tokenizer(path, config, options)
@@ -104,6 +107,8 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
     grammars = GrammarCompiler(tokenizer, vocabulary, vocab_size=entries, eos_ids=eos_ids)
     try:
         model, _ = load_model(path, lazy=True, trust_remote_code=options.trust_remote_code)
+        if adapter_folder is not None:
+            adapter.apply(model, adapter_folder)
         _evaluate(model, on_progress)
     except (ServerError, KeyboardInterrupt):
         raise
@@ -124,6 +129,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
     )
     return LoadedModel(
         folder=path,
+        adapter=adapter_folder,
         model=model,
         tokenizer=tokenizer,
         apply_template=apply_template,
