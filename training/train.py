@@ -71,10 +71,16 @@ def rate_at(part: float, highest: float) -> float:
     return highest * min(1.0, max(0.0, (1 - part) / (1 - DECAY_FROM)))
 
 
-def losses(model: nn.Module, rows: Mapping[str, Any], prompt_weight: Any) -> tuple[Any, Any]:
-    """The weighted sum of the tokens' losses, and the sum of the weights."""
+def losses(
+    model: nn.Module, embedding: Any, rows: Mapping[str, Any], prompt_weight: Any, dtype: Any
+) -> tuple[Any, Any]:
+    """The weighted sum of the tokens' losses, and the sum of the weights.
+
+    embedding: the table `[vocabulary, hidden]` in float32. Its gradient adds up all positions of a token, and GPUs add in
+    place only where numbers have 32 bits: in 16, thousands of positions of one token would wait for each other.
+    """
     tokens, prompts, lengths = rows["tokens"], rows["prompts"][:, None], rows["lengths"][:, None]
-    logits = model(tokens[:, :-1]).astype(mx.float32)
+    logits = model(tokens[:, :-1], input_embeddings=embedding[tokens[:, :-1]].astype(dtype)).astype(mx.float32)
     place = mx.arange(1, tokens.shape[1])[None]  # of the token to be predicted
     weights = mx.where(place >= prompts, 1.0, prompt_weight) * (place < lengths)
     return (nn.losses.cross_entropy(logits, tokens[:, 1:]) * weights).sum(), weights.sum()
@@ -108,7 +114,8 @@ class Trainer:
 
     def _total(self, weights: Any, batch: Sequence[Mapping[str, Any]], prompt_weight: Any) -> Any:
         self.model.update(tree_map(lambda weight: weight.astype(self._passes), weights))
-        parts = [losses(self.model, rows, prompt_weight) for rows in batch]
+        embedding = weights["model"]["embed_tokens"]["weight"]
+        parts = [losses(self.model, embedding, rows, prompt_weight, self._passes) for rows in batch]
         return sum(loss for loss, _ in parts) / sum(count for _, count in parts)
 
     def _update(self, weights: Any, state: Any, batch: Any, rate: Any, prompt_weight: Any) -> Any:
