@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from mlx_server_nano.errors import ContextLengthError, InvalidRequestError
 from mlx_server_nano.template import TemplateError
@@ -183,6 +184,12 @@ def test_branches_are_where_other_requests_may_differ(qwen):
     assert texts[0] == "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n"
     assert texts[1].endswith("Hi!<|im_end|>\n<|im_start|>user\n")
     assert len(texts) == 2
+    # Here the answer's first words are in the prompt and not in the next turn's.
+    prepared = prepare(
+        qwen, structs.replace(turns, template_kwargs={"enable_thinking": False}), options={"find_branches": True}
+    )
+    texts = [qwen.tokenizer.decode(prepared.ids[:at]) for at in prepared.branches]
+    assert texts[2].endswith("How are you?<|im_end|>\n<|im_start|>assistant\n") and len(texts) == 3
 
 
 def test_a_grammar_that_does_not_compile(qwen):

@@ -32,7 +32,7 @@ class Tokenizing:
         vocab_size: int,
         find_branches: bool,
     ) -> None:
-        """find_branches: say where later prompts are likely to differ; costs two more renderings.
+        """find_branches: say where later prompts are likely to differ; costs three more renderings.
 
         apply_template(messages, tools, **kwargs) gives the prompt's text; None: the model has no chat template."""
         self._tokenizer = tokenizer
@@ -140,21 +140,24 @@ class Tokenizing:
                 )
 
     def _branches(self, prompt: ChatPrompt, ids: list[int]) -> tuple[int, ...]:
-        """The ends of what comes before the first and before the last user message: other conversations under the same system
-        prompt share the one, the next turn shares the other where the template rewrites what follows. Found by rendering with
-        that message changed, so that no knowledge of the template is needed."""
-        users = [i for i, message in enumerate(prompt.messages) if message["role"] == Role.USER]
+        """The ends of what other conversations under the same system prompt share, of what comes before the last user message,
+        and of what the next turn shares, whose rendering may leave out reasoning and how the answer was made to begin. Found by
+        rendering with that message changed, or a next turn, so that no knowledge of the template is needed."""
+        messages = prompt.messages
+        users = [i for i, message in enumerate(messages) if message["role"] == Role.USER]
+        others = [
+            (*messages[:at], {**messages[at], "content": _UNLIKELY}, *messages[at + 1 :])
+            for at in ({users[0], users[-1]} if users else ())
+        ]
+        others.append((*messages, *({"role": role, "content": _UNLIKELY} for role in (Role.ASSISTANT, Role.USER))))
         found: set[int] = set()
-        for at in {users[0], users[-1]} if users else ():
-            changed = {**prompt.messages[at], "content": _UNLIKELY}
+        for other in others:
             try:
-                text = self.render(
-                    structs.replace(prompt, messages=(*prompt.messages[:at], changed, *prompt.messages[at + 1 :]))
-                )
+                text = self.render(structs.replace(prompt, messages=other))
             except InvalidRequestError:
                 continue
-            other = self._encode(text, add_special_tokens=False)
-            found.add(next((i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), len(ids)))
+            changed = self._encode(text, add_special_tokens=False)
+            found.add(next((i for i, (a, b) in enumerate(zip(ids, changed, strict=False)) if a != b), len(ids)))
         return tuple(sorted(at for at in found if 0 < at < len(ids) - 1))
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
