@@ -13,8 +13,8 @@ direction, one `ToGateway` in the other. A worker's life:
                              <-       Unload(...)   perhaps; the worker exits
 
 For each request a worker sends `Started`, an `Echo` if it is asked for, then `Delta`s, the last one of each choice with
-a finish reason; or `Failed` at any point, and nothing after it. A question gets one `Tokenized`,
-`Rendered` or `Embedded`, or `Failed`. A cancelled request gets nothing more. Either side's end of file ends the worker.
+a finish reason; or `Failed` at any point, and nothing after it. A question gets one `Measured`, `Tokenized`, `Rendered` or
+`Embedded`, or `Failed`. A cancelled request gets nothing more. Either side's end of file ends the worker.
 """
 
 from __future__ import annotations
@@ -148,6 +148,13 @@ class Delta(Struct, frozen=True, array_like=True, tag="delta"):
     stop: str | None = None
 
 
+class Measured(Struct, frozen=True, array_like=True, tag="measured"):
+    """A prompt's length."""
+
+    request_id: int
+    tokens: int
+
+
 class Tokenized(Struct, frozen=True, array_like=True, tag="tokenized"):
     """A text's tokens, and the bytes behind each."""
 
@@ -178,7 +185,7 @@ class Failed(Struct, frozen=True, array_like=True, tag="failed"):
     failure: Failure
 
 
-Answer = Tokenized | Rendered | Embedded
+Answer = Measured | Tokenized | Rendered | Embedded
 Event = Started | Echo | Delta | Answer | Failed
 
 

@@ -170,6 +170,12 @@ class Tokenize(Question, frozen=True, tag="tokenize"):
     parse_special: bool
 
 
+class Measure(Question, frozen=True, tag="measure"):
+    """How many tokens would this request's prompt have?"""
+
+    request: GenerationRequest
+
+
 class Detokenize(Question, frozen=True, tag="detokenize"):
     ids: tuple[int, ...]
 
@@ -187,7 +193,7 @@ class Embed(Question, frozen=True, tag="embed"):
     dimensions: int | None = None
 
 
-Work = GenerationRequest | Tokenize | Detokenize | RenderChat | Embed
+Work = GenerationRequest | Measure | Tokenize | Detokenize | RenderChat | Embed
 
 
 class Alternative(Struct, frozen=True, array_like=True):

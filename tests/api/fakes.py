@@ -17,8 +17,8 @@ from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.catalog import AvailableModel
 from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.models.slot import ModelState, ModelStatus
-from mlx_server_nano.protocol import Answer, Delta, Event, Started
-from mlx_server_nano.types import FinishReason, GenerationRequest, ModelInfo
+from mlx_server_nano.protocol import Answer, Delta, Event, Measured, Started
+from mlx_server_nano.types import FinishReason, GenerationRequest, Measure, ModelInfo
 
 
 class Forever:
@@ -39,7 +39,9 @@ def text(*pieces: str, choice: int = 0, finish: FinishReason | None = FinishReas
     return [[Delta(0, choice, piece, 1, finish=finish if i == last else None)] for i, piece in enumerate(pieces)]
 
 
-def echo(request: GenerationRequest) -> list[Beat]:
+def echo(request: GenerationRequest | Measure) -> list[Beat]:
+    if isinstance(request, Measure):
+        return [[Measured(0, 7)]]
     return [
         started(),
         *(beat for choice in range(request.n) for beat in text("Hel", "lo", choice=request.first_choice + choice)),

@@ -16,8 +16,8 @@ from mlx_server_nano.errors import (
     UnavailableError,
     WorkerDiedError,
 )
-from mlx_server_nano.protocol import Delta, Event, Started
-from mlx_server_nano.types import FinishReason
+from mlx_server_nano.protocol import Delta, Event, Measured, Started
+from mlx_server_nano.types import FinishReason, Measure
 from tests.api.conftest import HERMES, Running, read_until
 from tests.api.fakes import Beat, Forever, Script, started, text
 
@@ -245,12 +245,13 @@ def test_empty_answer(server, client):
 
 
 def test_count_tokens(server, client):
-    server.manager.scripts["m"] = Script(lambda request: [started(12, 5), Forever])
+    server.manager.scripts["m"] = Script(lambda question: [[Measured(0, 12)]])
     count = client.messages.count_tokens(model="m", messages=HI, system="Be kind.", tools=[WEATHER])
     assert count.input_tokens == 12
-    (request,) = server.manager.requests
-    assert server.manager.cancelled == [request], "nothing is generated"
-    assert "Be kind." in request.prompt.messages[0]["content"]
+    (question,) = server.manager.requests
+    assert isinstance(question, Measure), "nothing is generated"
+    prompt: Any = question.request.prompt
+    assert "Be kind." in prompt.messages[0]["content"]
 
 
 def test_pings(start):

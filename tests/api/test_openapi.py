@@ -18,7 +18,7 @@ from mlx_server_nano.api.fields import NO_EFFECT, NOT_SUPPORTED
 from mlx_server_nano.api.openapi.document import build_document
 from mlx_server_nano.api.openapi.operations import OPERATIONS, Operation
 from mlx_server_nano.api.openapi.page import build_page
-from mlx_server_nano.protocol import Answer, Delta, Embedded, Rendered, Tokenized
+from mlx_server_nano.protocol import Answer, Delta, Embedded, Measured, Rendered, Tokenized
 from mlx_server_nano.types import Alternative, FinishReason, GenerationRequest, TokenLogprob
 from tests.api.conftest import HERMES, Running
 from tests.api.fakes import Script, started
@@ -158,6 +158,7 @@ def play(work: Any) -> Any:
         last = Delta(0, 0, WRITTEN, 2, logprobs, FinishReason.STOP, None)
         return [started(), [last]]
     answers: dict[str, Answer] = {
+        "Measure": Measured(0, 7),
         "Embed": Embedded(0, (struct.pack("<2f", 0.5, 1.0),), 3),
         "Tokenize": Tokenized(0, (5, 6), (b"a", b"\xe2")),
     }

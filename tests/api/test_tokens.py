@@ -115,3 +115,10 @@ def test_half_a_surrogate_pair(server: Running) -> None:
     body = rb'{"model": "m", "messages": [{"role": "user", "content": "\ud83d"}]}'
     assert httpx.post(f"{server.url}/apply-template", content=body).status_code == 200
     assert server.manager.requests[0].prompt.messages[0]["content"] == "\ufffd"
+
+
+def test_a_counted_prompt_is_as_long_as_the_real_one(real_server: Serving) -> None:
+    asked = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "One — two"}]}
+    used = post(real_server, "/v1/messages", **asked)["usage"]
+    counted = post(real_server, "/v1/messages/count_tokens", **asked)
+    assert counted == {"input_tokens": used["input_tokens"] + used["cache_read_input_tokens"]}

@@ -24,4 +24,4 @@ class MessagesDialect:
     def prepare_count(self, body: bytes) -> AnswerJob:
         """Raises InvalidRequestError."""
         chat, wire = decode_prompt(body)
-        return AnswerJob(wire.model, TokenCount(chat), prompt_only=True)
+        return AnswerJob(wire.model, TokenCount(chat))

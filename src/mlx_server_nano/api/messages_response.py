@@ -15,7 +15,7 @@ from msgspec import Meta, Raw, Struct
 
 from mlx_server_nano.api.envelope import anthropic_error
 from mlx_server_nano.api.messages_thinking import sign
-from mlx_server_nano.api.reader import Reader
+from mlx_server_nano.api.reader import PromptLength, Reader
 from mlx_server_nano.chat.answer import Piece, Usage
 from mlx_server_nano.chat.deltas import CallArguments, CallStart, ContentDelta, ReasoningDelta
 from mlx_server_nano.chat.request import ChatRequest
@@ -264,14 +264,11 @@ class MessageStream(_Message):
         self._out.append(b'event: %b\ndata: {"type":"%b",%b}\n\n' % (name, name, fields))
 
 
-class TokenCount(Reader):
+class TokenCount(PromptLength):
     """The answer to count_tokens: what a message would report of its prompt, cached or not."""
 
-    def feed(self, events: Sequence[Event]) -> None:
-        self.pieces(events)
-
     def body(self) -> bytes:
-        return _encode(MessageTokensCount(self.usage.prompt))
+        return _encode(MessageTokensCount(self.tokens))
 
 
 def _usage(usage: Usage) -> MessageUsage:

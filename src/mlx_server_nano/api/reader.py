@@ -1,4 +1,4 @@
-"""What the encoders of all chat dialects begin with."""
+"""What the encoders of all chat dialects begin with, and what those that count tokens do."""
 
 from __future__ import annotations
 
@@ -7,11 +7,28 @@ from typing import TYPE_CHECKING
 
 from mlx_server_nano.chat.answer import Answers, Piece, Usage
 from mlx_server_nano.chat.request import ChatRequest
-from mlx_server_nano.protocol import Event
-from mlx_server_nano.types import GenerationRequest
+from mlx_server_nano.protocol import Event, Measured
+from mlx_server_nano.types import GenerationRequest, Measure
 
 if TYPE_CHECKING:
     from mlx_server_nano.models.lease import Lease
+
+
+class PromptLength:
+    """How many tokens a chat request's prompt would have; nothing is generated."""
+
+    def __init__(self, chat: ChatRequest) -> None:
+        self._chat = chat
+        self.tokens = 0
+
+    def begin(self, lease: Lease) -> Measure:
+        """Raises InvalidRequestError for what the model can't do."""
+        return Measure(request=lease.chat.bind(self._chat).request)
+
+    def feed(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Measured):
+                self.tokens = event.tokens
 
 
 class Reader:

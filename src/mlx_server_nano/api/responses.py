@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.responses_items import Item
 from mlx_server_nano.api.responses_request import ResponseBody, decode
-from mlx_server_nano.api.responses_response import PromptTokens, ResponseAnswer, ResponseStream
+from mlx_server_nano.api.responses_response import InputTokens, ResponseAnswer, ResponseStream
 from mlx_server_nano.api.responses_store import ResponseStore, Stored
 from mlx_server_nano.api.routing import Methods
 from mlx_server_nano.api.run import AnswerJob, GenerationEndpoint, StreamJob
@@ -59,7 +59,7 @@ class ResponsesDialect:
     def prepare_count(self, body: bytes) -> AnswerJob:
         """How long the prompt is that the same request would make. Raises InvalidRequestError, NotFoundError."""
         chat, options = decode(body, self._store)
-        return AnswerJob(options.model, PromptTokens(chat), prompt_only=True)
+        return AnswerJob(options.model, InputTokens(chat))
 
 
 class DeletedResponse(Struct, tag_field="object", tag="response"):

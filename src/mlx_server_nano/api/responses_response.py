@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mlx_server_nano.api.reader import Reader
+from mlx_server_nano.api.reader import PromptLength, Reader
 from mlx_server_nano.api.responses_items import Item
 from mlx_server_nano.api.responses_object import (
     IncompleteDetails,
@@ -173,11 +173,6 @@ class ResponseInputTokens(Struct, tag_field="object", tag="response.input_tokens
     input_tokens: int
 
 
-class PromptTokens(Reader):
-    """Only counts the prompt, for a job that generates nothing."""
-
-    def feed(self, events: Sequence[Event]) -> None:
-        self.pieces(events)
-
+class InputTokens(PromptLength):
     def body(self) -> bytes:
-        return _encode(ResponseInputTokens(self.usage.prompt))
+        return _encode(ResponseInputTokens(self.tokens))

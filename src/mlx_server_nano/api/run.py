@@ -71,12 +71,10 @@ class StreamJob:
 
 @dataclass(frozen=True, slots=True)
 class AnswerJob:
-    """A decoded request to be answered in one piece. prompt_only: once the prompt is tokenized all is known, and nothing more
-    is generated."""
+    """A decoded request to be answered in one piece."""
 
     model: str
     encoder: AnswerEncoder
-    prompt_only: bool = False
 
 
 class GenerationEndpoint:
@@ -123,8 +121,6 @@ class GenerationEndpoint:
             try:
                 while not generation.finished:
                     await take(await generation.next())
-                    if isinstance(job, AnswerJob) and job.prompt_only:
-                        break  # `Started` came first, and tells all
             finally:
                 generation.cancel()
 

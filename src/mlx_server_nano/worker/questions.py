@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from mlx_server_nano.errors import Failure
-from mlx_server_nano.protocol import Answer, Rendered, Tokenized
-from mlx_server_nano.types import Detokenize, Embed, GenerationRequest, RenderChat, Tokenize, Work
+from mlx_server_nano.protocol import Answer, Measured, Rendered, Tokenized
+from mlx_server_nano.types import Detokenize, Embed, GenerationRequest, Measure, RenderChat, Tokenize, Work
 from mlx_server_nano.worker.embedder import EmbeddingTask
 from mlx_server_nano.worker.pooling import EmbeddingPlan
 from mlx_server_nano.worker.prompts import Tokenizing
@@ -31,6 +31,8 @@ class Questions:
         its template refuses, texts that can't be embedded."""
         if isinstance(question, GenerationRequest):
             return self._tokenizing.prepare(request_id, question)
+        if isinstance(question, Measure):
+            return Measured(request_id, len(self._tokenizing.prepare(request_id, question.request).ids))
         if isinstance(question, Embed):
             self._plan.check()
             one = len(question.inputs) == 1
