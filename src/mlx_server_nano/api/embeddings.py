@@ -12,12 +12,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mlx_server_nano.api.fields import NO_EFFECT
-from mlx_server_nano.api.inputs import Inputs, to_prompts
+from mlx_server_nano.api.inputs import NonEmptyInputs, to_prompts
 from mlx_server_nano.api.run import AnswerJob
 from mlx_server_nano.api.wire import UnknownFields, decode_json
-from mlx_server_nano.errors import InvalidRequestError
 from mlx_server_nano.protocol import Embedded, Event
-from mlx_server_nano.types import Embed, TextPrompt
+from mlx_server_nano.types import Embed
 
 if TYPE_CHECKING:
     from mlx_server_nano.models.lease import Lease
@@ -27,7 +26,7 @@ class EmbeddingBody(Struct, kw_only=True):
     """Texts to be embedded. dimensions: the first so many, brought back to length 1."""
 
     model: Annotated[str, Meta(min_length=1)]
-    input: Inputs
+    input: NonEmptyInputs
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     user: Annotated[str | None, NO_EFFECT] = None
@@ -63,10 +62,6 @@ class EmbeddingDialect:
         wire = decode_json(_DECODER, body)
         self._unknown.log(body)
         inputs = to_prompts(wire.input, "input")
-        for index, text in enumerate(inputs):
-            if isinstance(text, TextPrompt) and not text.text:
-                param = "input" if isinstance(wire.input, str) else f"input.{index}"
-                raise InvalidRequestError("The input must not be empty.", param=param)
         encoder = EmbeddingAnswer(
             wire.model, Embed(inputs=inputs, dimensions=wire.dimensions), in_base64=wire.encoding_format == "base64"
         )

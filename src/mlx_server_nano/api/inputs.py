@@ -12,6 +12,7 @@ from mlx_server_nano.types import TextPrompt, TokenPrompt
 
 MAX_INPUTS: Final = 2048
 
+NonEmpty = Annotated[str, Meta(min_length=1)]
 # What `to_prompts` checks, in the words of JSON Schema.
 _ALIKE: Final = Meta(
     min_length=1,
@@ -25,6 +26,7 @@ _ALIKE: Final = Meta(
 )
 
 Inputs = str | Annotated[list[str | TokenId | list[TokenId]], _ALIKE]
+NonEmptyInputs = NonEmpty | Annotated[list[NonEmpty | TokenId | list[TokenId]], _ALIKE]
 
 T = TypeVar("T")
 

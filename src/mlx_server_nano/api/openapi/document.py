@@ -83,7 +83,8 @@ def _answers(operation: Operation) -> dict[str, Any]:
         return {operation.media_type: {"schema": schema}}
     content = _content(operation.answer)
     if operation.stream:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": operation.stream}}
+        # Without a type: some programs take the schema for that of the whole text, others for each event's.
+        content["text/event-stream"] = {"schema": {"description": operation.stream}}
     return content
 
 
