@@ -40,7 +40,8 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     nothing or something decodes. log_name stands in the worker's log lines.
     prefix_cache_bytes: for caches of earlier prompts and answers; 0: none; None: a tenth of the memory.
     prefix_cache_dir: folder for those that the memory has no room for; None: none. prefix_cache_disk: bytes in it. speculation:
-    guess tokens and verify them together where that pays."""
+    guess tokens and verify them together where that pays. kv_bits: of the keys and values in KV caches; None: the model's own
+    precision."""
 
     log_name: str
     adapter: str | None = None
@@ -53,6 +54,7 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     speculation: bool = True
     prefix_cache_dir: str | None = None
     prefix_cache_disk: int = 20 << 30
+    kv_bits: int | None = None
 
 
 class Load(Struct, frozen=True, array_like=True, tag="load"):

@@ -25,7 +25,7 @@ def example(setting: Setting, folder: Path) -> tuple[str, str]:
         return (f'["{text}"]' if setting.repeatable else f'"{text}"'), text
     if setting.kind.types == (bool,):
         return "true", "true"
-    return ('"1G"', "1G") if str in setting.kind.types else ("2", "2") if float in setting.kind.types else ("64", "64")
+    return ('"1G"', "1G") if str in setting.kind.types else ("2", "2") if float in setting.kind.types else ("16", "16")
 
 
 def test_every_setting_under_its_flags_name(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import structs
 
-from mlx_server_nano.config.values import Kind, boolean, integer, number, table, text
+from mlx_server_nano.config.values import Kind, boolean, integer, number, one_of, table, text
 from mlx_server_nano.types import RESERVED_TEMPLATE_KWARGS, Sampling
 
 
@@ -85,6 +85,7 @@ class Loading:
     context_length: int | None = _key(
         "context-length", integer(1), "16384", "Tokens of prompt and answer together, if the model itself takes more."
     )
+    kv_bits: int | None = _key("kv-bits", one_of(4, 8, 16), "8", "As `--kv-bits`; 16: as the model computes.")
     idle_timeout: float | None = _key("idle-timeout", number(0), "0", "As `--idle-timeout`; 0: never.")
     pinned: bool | None = _key("pinned", boolean(), "true", "Loaded at the start, and never unloaded for time or room.")
     trust_remote_code: bool | None = _key(

@@ -22,6 +22,7 @@ from mlx_server_nano.config.values import (
     key_file,
     memory,
     number,
+    one_of,
     optional,
     origin,
     pair,
@@ -221,6 +222,14 @@ SETTINGS: Final = (
         "For each model, KV caches of earlier prompts and answers, as 4G; 0: none; unset: a tenth of the memory.",
     ),
     Setting(
+        "kv_bits",
+        "--kv-bits",
+        "MLX_KV_BITS",
+        optional(one_of(4, 8, 16)),
+        "BITS",
+        "Quantize KV caches to 8 or 4 bits, where a model's attention can read them; 16 or unset: as the model computes.",
+    ),
+    Setting(
         "speculation",
         "--speculation/--no-speculation",
         "MLX_SPECULATION",
@@ -340,6 +349,7 @@ class Settings:
     prefill_chunk: int = 2048
     busy_prefill_chunk: int = 512
     prefix_cache_memory: int | None = None
+    kv_bits: int | None = None
     speculation: bool = True
     prefix_cache_dir: Path | None = None
     prefix_cache_disk: int = 20 << 30

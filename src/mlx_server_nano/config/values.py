@@ -43,6 +43,15 @@ def integer(low: int, high: int | None = None) -> Kind:
     return Kind(parse, (int,), "a whole number")
 
 
+def one_of(*values: int) -> Kind:
+    def parse(text: str) -> int:
+        if text in map(str, values):
+            return int(text)
+        raise ValueError(f"not one of {', '.join(map(str, values))}")
+
+    return Kind(parse, (int,), "a whole number")
+
+
 def number(low: float, high: float | None = None) -> Kind:
     def parse(text: str) -> float:
         try:

@@ -233,6 +233,7 @@ class Manager:
             trust_remote_code=self._catalog.trusts(ref.id),
             prefix_cache_bytes=self._settings.prefix_cache_memory,
             speculation=self._settings.speculation,
+            kv_bits=ref.options.loading.kv_bits or self._settings.kv_bits,
             prefix_cache_dir=None if directory is None else str(directory),
             prefix_cache_disk=self._settings.prefix_cache_disk,
         )

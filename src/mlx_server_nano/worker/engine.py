@@ -93,7 +93,7 @@ class Engine:
         self._prefiller = Prefiller(
             loaded, self._reuse, self._admission, options.max_rows, speculates=self._speculator.enabled
         )
-        self._embedder = Embedder(loaded.model, loaded.new_caches, loaded.embedding)
+        self._embedder = Embedder(loaded.model, loaded.full_caches, loaded.embedding)
         self._joining: list[Row] = []
         self._interrupted: list[Sequence] = []
         self._launched: list[_Step] = []

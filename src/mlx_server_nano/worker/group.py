@@ -18,6 +18,7 @@ from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.grammar import RowGrammar
 from mlx_server_nano.worker.prefix import Entry
 from mlx_server_nano.worker.reuse import Reuse
+from mlx_server_nano.worker.row_cost import growth
 from mlx_server_nano.worker.sampler import Sampler
 from mlx_server_nano.worker.sequence import Sequence
 
@@ -167,7 +168,7 @@ class Group:
         """Bytes that the next step adds; with a row of so many tokens: that its joining adds."""
         lengths = [len(sequence) for sequence in self.sequences if sequence.wants_step]
         count, longest = (len(lengths) + 1, max(row, *lengths)) if row else (len(lengths), max(lengths) + 1)
-        return sum(slots.growth(mine, count, longest) for mine in self.caches)
+        return sum(growth(mine, count, longest) for mine in self.caches)
 
     def close_gaps(self, *, tight: bool = False) -> None:
         """Let finished rows go: the last rows move into their slots. tight: keep no slots and little room in reserve."""

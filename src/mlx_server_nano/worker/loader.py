@@ -23,6 +23,7 @@ from mlx_server_nano.types import ModelInfo, Sampling
 from mlx_server_nano.worker import adapter, slots
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.pooling import EmbeddingPlan, read_plan
+from mlx_server_nano.worker.quantized import FULL_PRECISION, quantized
 from mlx_server_nano.worker.row_cost import RowCost
 from mlx_server_nano.worker.sequence import RowSampling
 from mlx_server_nano.worker.vocabulary import Vocabulary
@@ -42,7 +43,7 @@ class LoadedModel:
 
     kv_bytes_per_token: what a token takes in the KV caches of all layers together, state arrays not counted. verifies:
     several tokens of a row can go through it at once while it decodes, and be taken back. row_cost: what a row takes, by
-    its length.
+    its length. kv_bits: of the keys and values in the caches of plain attention; None: the model's own precision.
     """
 
     folder: Path
@@ -59,8 +60,14 @@ class LoadedModel:
     kv_bytes_per_token: int
     verifies: bool
     row_cost: RowCost
+    kv_bits: int | None = None
 
     def new_caches(self) -> list[Any]:
+        """Empty caches for a row."""
+        return quantized(self.full_caches(), self.kv_bits)
+
+    def full_caches(self) -> list[Any]:
+        """The same in the model's own precision."""
         return list(make_prompt_cache(self.model))
 
     @property
@@ -114,7 +121,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         raise
     except Exception as error:
         raise _explained(error, path) from error
-    vocab_size, batchable, verifies, kv_bytes, row_cost = _try_out(model, path)
+    vocab_size, batchable, verifies, kv_bytes, row_cost = _try_out(model, path, options.kv_bits)
     apply_template = _template(wrapper, tokenizer)
     info = ModelInfo(
         model_type=config["model_type"],
@@ -142,6 +149,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         kv_bytes_per_token=kv_bytes,
         verifies=verifies,
         row_cost=row_cost,
+        kv_bits=options.kv_bits,
     )
 
 
@@ -226,11 +234,11 @@ def _first_line(error: Exception, path: Path) -> str:
     return (str(error).replace(str(path), path.name).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _try_out(model: Any, path: Path) -> tuple[int, bool, bool, int, RowCost]:
+def _try_out(model: Any, path: Path, kv_bits: int | None) -> tuple[int, bool, bool, int, RowCost]:
     """Run two short rows alone and then together: the first use of a kernel compiles it, and a model whose caches or
     positions don't go into slots shows it here rather than under load. Gives vocabulary size, batchable, verifies, KV
     bytes per token, and what a row takes."""
-    own = [list(make_prompt_cache(model)) for _ in range(2)]
+    own = [quantized(make_prompt_cache(model), kv_bits) for _ in range(2)]
     batchable = all(slots.batchable(cache) for cache in own[0])
     verifies = all(slots.cuttable(cache) for cache in own[0])
     try:
@@ -238,6 +246,11 @@ def _try_out(model: Any, path: Path) -> tuple[int, bool, bool, int, RowCost]:
             logits = model(mx.array([ids]), cache=caches)
             mx.eval(logits, [array for cache in caches for array in slots.arrays(cache)])
     except Exception as error:
+        if kv_bits is not None:
+            raise UnsupportedModelError(
+                f"{path.name} can't run with --kv-bits {kv_bits}: its attention does not read quantized keys and values"
+                f" ({_first_line(error, path)}). Load it without, or set kv-bits = {FULL_PRECISION} for this model."
+            ) from error
         raise ModelLoadError(f"A forward pass of the model failed: {_first_line(error, path)}") from error
     kv_bytes = sum(slots.bytes_per_token(cache) for cache in own[0])
     cost = RowCost.of(own[0])

@@ -1,4 +1,4 @@
-"""What a row's caches take in memory, by its length."""
+"""What rows' caches take in memory, by their length."""
 
 from __future__ import annotations
 
@@ -54,3 +54,23 @@ def _flat(caches: Iterable[Any]) -> Iterable[Any]:
             yield from _flat(cache.caches)
         else:
             yield cache
+
+
+def growth(cache: Any, rows: int, length: int) -> int:
+    """Bytes that a layer's cache adds to hold `length` tokens of each of so many rows. States are made anew at each step."""
+    if isinstance(cache, CacheList):
+        return sum(growth(part, rows, length) for part in cache.caches)
+    if isinstance(cache, ArraysCache):
+        return 0
+    if isinstance(cache, slots.SlotKV):
+        return cache.growth(rows, length)
+    # A lone row's own: it grows by a step, or it is copied into slots.
+    own = slots.arrays(cache)
+    held, needed = own[0].shape[2] if own else 0, min(length, _max_size(cache))
+    if rows > 1:
+        return rows * min(needed + slots._GROWTH, _max_size(cache)) * slots.token_bytes(cache)
+    return (needed - held + cache.step) * slots.token_bytes(cache) if needed > held else 0
+
+
+def _max_size(cache: Any) -> int:
+    return cache.max_size if isinstance(cache, RotatingKVCache) else 1 << 62

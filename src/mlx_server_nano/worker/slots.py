@@ -63,28 +63,31 @@ class SlotKV:
         self._positions = positions
         self.offset = positions.offset
         capacity = self._capacity_for(self._index_capacity(self._longest()))
-        if capacity > self.keys.shape[2]:
+        if capacity > self._room[1]:
             self._resize(len(positions.lengths), capacity)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write `[rows, heads, width, dim]` at each row's position; return what the rows attend to, `[rows, heads, length,
         dim]`."""
+        self._store((self.keys, keys), (self.values, values))
+        return self.keys_and_values()
+
+    def _store(self, *pairs: tuple[mx.array, mx.array]) -> None:
+        """Into each first array `[slots, heads, capacity, ...]` write the second, `[rows, heads, width, ...]`."""
         positions = self._positions
-        count = len(positions.lengths)
         if positions.level:
-            at = self._index(positions.lengths[0])
-            self.keys[:count, :, at : at + positions.width] = keys
-            self.values[:count, :, at : at + positions.width] = values
+            count, at = len(positions.lengths), self._index(positions.lengths[0])
+            for mine, new in pairs:
+                mine[:count, :, at : at + positions.width] = new
         elif positions.width > 1:
             rows = positions.rows[:, None]
-            self.keys[rows, :, positions.each] = keys.transpose(0, 2, 1, 3)
-            self.values[rows, :, positions.each] = values.transpose(0, 2, 1, 3)
+            for mine, new in pairs:
+                mine[rows, :, positions.each] = new.transpose(0, 2, 1, 3)
         else:
             at_each = self._indices(positions.offset)
-            self.keys[positions.rows, :, at_each] = keys[:, :, 0]
-            self.values[positions.rows, :, at_each] = values[:, :, 0]
+            for mine, new in pairs:
+                mine[positions.rows, :, at_each] = new[:, :, 0]
         self.offset = positions.after
-        return self.keys_and_values()
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
         count, length = len(self._positions.lengths), self._used()
@@ -105,11 +108,11 @@ class SlotKV:
     def put(self, slot: int, cache: Any) -> None:
         """Copy a row's own cache (batch of one) into a slot, which may be one past the last."""
         keys, values = cache.keys_and_values()
-        self._write(slot, keys, values, 0, keys.shape[2])
+        self._write(slot, keys, values, 0, cache.offset)
 
     def move(self, source: int, target: int) -> None:
-        self.keys[target] = self.keys[source]
-        self.values[target] = self.values[source]
+        for array in arrays(self):
+            array[target] = array[source]
 
     def extract(self, slot: int, length: int) -> Any:
         """A row's tokens as a cache of its own."""
@@ -117,41 +120,46 @@ class SlotKV:
 
     def shrink(self, count: int, length: int, tight: bool) -> None:
         """Give memory back where a quarter of it would do for `count` rows of at most `length` tokens; tight: in any case."""
-        slots, capacity = self.keys.shape[0], self.keys.shape[2]
+        slots, capacity = self._room
         needed = self._index_capacity(length + _GROWTH)
         if tight or 4 * count * needed <= slots * capacity:
             self._resize(count if tight else 2 * count, needed)
 
     def growth(self, count: int, length: int) -> int:
         """Bytes that are added for `count` slots, all those in use among them, of `length` tokens."""
-        slots, capacity = self.keys.shape[0], self.keys.shape[2]
+        slots, capacity = self._room
         grown = self._capacity_for(self._index_capacity(length))
         kept = count if grown > capacity else slots
         return (max(kept, self._slots_for(count)) * grown - slots * capacity) * token_bytes(self)
 
     def _slots_for(self, count: int) -> int:
-        slots: int = self.keys.shape[0]
+        slots = self._room[0]
         return 2 * slots if count > slots else min(count, slots)
 
     def _capacity_for(self, needed: int) -> int:
         """With some in reserve where it is too little now."""
-        capacity: int = self.keys.shape[2]
+        capacity = self._room[1]
         return self._index_capacity(needed + max(_GROWTH, needed // 8)) if needed > capacity else capacity
 
-    def _resize(self, slots: int, capacity: int) -> None:
-        self.keys = _resized(self.keys, slots, capacity)
-        self.values = _resized(self.values, slots, capacity)
+    @property
+    def _room(self) -> tuple[int, int]:
+        """Slots and capacity."""
+        held = arrays(self)[0]
+        return held.shape[0], held.shape[2]
 
-    def _write(self, slot: int, keys: mx.array, values: mx.array, start: int, length: int) -> None:
+    def _resize(self, slots: int, capacity: int) -> None:
+        self.keys, self.values = tree_map(lambda array: _resized(array, slots, capacity), (self.keys, self.values))
+
+    def _write(self, slot: int, keys: Any, values: Any, start: int, length: int) -> None:
         if self.keys is None:
             capacity = self._index_capacity(start + length + _GROWTH)
-            self.keys = _empty(keys, max(slot + 1, 2), capacity)
-            self.values = _empty(values, max(slot + 1, 2), capacity)
-        slots, capacity = self.keys.shape[0], self._capacity_for(start + length)
-        if slot >= slots or capacity > self.keys.shape[2]:
-            self._resize(max(slots, self._slots_for(slot + 1)), capacity)
-        self.keys[slot : slot + 1, :, start : start + length] = keys
-        self.values[slot : slot + 1, :, start : start + length] = values
+            count = max(slot + 1, 2)
+            self.keys, self.values = tree_map(lambda array: _empty(array, count, capacity), (keys, values))
+        (slots, capacity), grown = self._room, self._capacity_for(start + length)
+        if slot >= slots or grown > capacity:
+            self._resize(max(slots, self._slots_for(slot + 1)), grown)
+        for mine, new in zip(arrays(self), _leaves(keys, values), strict=True):
+            mine[slot : slot + 1, :, start : start + length] = new
 
     def _longest(self) -> int:
         return max(self._positions.lengths) + self._positions.width
@@ -219,19 +227,25 @@ class SlotRing(SlotKV):
 
 
 def batchable(cache: Any) -> bool:
-    """Whether a layer's own cache can be put into slots. Quantized, chunked and unknown caches can't; their rows run
-    alone."""
+    """Whether a layer's own cache can be put into slots: it makes some itself (`quantized`), or is of a known kind. The rows of
+    others, mlx-lm's chunked caches among them, run alone."""
     if type(cache) is CacheList:
         return all(batchable(part) for part in cache.caches)
     if type(cache) is RotatingKVCache:
         return cache.keep == 0
-    return type(cache) in (KVCache, ArraysCache)
+    return _makes_slots(cache) or type(cache) in (KVCache, ArraysCache)
+
+
+def _makes_slots(cache: Any) -> bool:
+    return hasattr(cache, "new_slots")
 
 
 def slots_for(cache: Any) -> Any:
     """An empty slot cache for a layer whose rows have caches like this one."""
     if type(cache) is CacheList:
         return CacheList(*(slots_for(part) for part in cache.caches))
+    if _makes_slots(cache):
+        return cache.new_slots()
     if type(cache) is RotatingKVCache:
         return SlotRing(cache.max_size)
     return ArraysCache(len(cache.cache)) if type(cache) is ArraysCache else SlotKV()
@@ -284,9 +298,12 @@ def arrays(cache: Any) -> list[mx.array]:
         return [array for part in cache.caches for array in arrays(part)]
     if isinstance(cache, ArraysCache):
         return [array for array in cache.cache if array is not None]
-    if isinstance(cache.keys, tuple | list):
-        return [*cache.keys, *cache.values]
-    return [array for array in (cache.keys, cache.values) if array is not None]
+    return [] if cache.keys is None else _leaves(cache.keys, cache.values)
+
+
+def _leaves(keys: Any, values: Any) -> list[mx.array]:
+    """Quantized keys are several arrays."""
+    return [*keys, *values] if isinstance(keys, tuple | list) else [keys, values]
 
 
 def _put_row(array: mx.array | None, slot: int, row: mx.array | None) -> mx.array | None:
@@ -326,32 +343,12 @@ def bytes_per_token(cache: Any) -> int:
     """What one more token takes in a layer's cache. State arrays and full windows do not grow."""
     if isinstance(cache, CacheList):
         return sum(bytes_per_token(part) for part in cache.caches)
-    return token_bytes(cache) if type(cache) is KVCache else 0
+    return token_bytes(cache) if cuttable(cache) else 0
 
 
 def token_bytes(cache: Any) -> int:
     """What each token takes that a cache of attention holds, in one row."""
     return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in arrays(cache))
-
-
-def growth(cache: Any, rows: int, length: int) -> int:
-    """Bytes that a layer's cache adds to hold `length` tokens of each of so many rows. States are made anew at each step."""
-    if isinstance(cache, CacheList):
-        return sum(growth(part, rows, length) for part in cache.caches)
-    if isinstance(cache, ArraysCache):
-        return 0
-    if isinstance(cache, SlotKV):
-        return cache.growth(rows, length)
-    # A lone row's own: it grows by a step, or it is copied into slots.
-    own = arrays(cache)
-    held, needed = own[0].shape[2] if own else 0, min(length, _max_size(cache))
-    if rows > 1:
-        return rows * min(needed + _GROWTH, _max_size(cache)) * token_bytes(cache)
-    return (needed - held + cache.step) * token_bytes(cache) if needed > held else 0
-
-
-def _max_size(cache: Any) -> int:
-    return cache.max_size if isinstance(cache, RotatingKVCache) else 1 << 62
 
 
 def extract(slots: Any, slot: int, length: int) -> Any:
@@ -369,13 +366,15 @@ def cuttable(cache: Any) -> bool:
     """Whether a cache can be cut to any shorter length. Windows and states can't: what they forgot is gone."""
     if type(cache) is CacheList:
         return all(cuttable(part) for part in cache.caches)
-    return type(cache) is KVCache
+    return _makes_slots(cache) or type(cache) is KVCache
 
 
 def cut_copy(cache: Any, length: int) -> Any:
     """The first `length` tokens of a cuttable cache, copied."""
     if isinstance(cache, CacheList):
         return CacheList(*(cut_copy(part, length) for part in cache.caches))
+    if _makes_slots(cache):
+        return cache.first(length)
     return _kv_cache(cache.keys[:, :, :length], cache.values[:, :, :length])
 
 
