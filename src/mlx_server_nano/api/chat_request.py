@@ -20,10 +20,13 @@ from mlx_server_nano.types import RESERVED_TEMPLATE_KWARGS
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 
 
+TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 ThinkingBudget = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class StreamOptions(Struct):
+    """Only with `stream: true`."""
+
     include_usage: bool | None = None
     include_obfuscation: Annotated[bool | None, NO_EFFECT] = None
 
@@ -36,6 +39,8 @@ class JsonSchema(Struct):
 
 
 class ResponseFormat(Struct):
+    """`json_schema` needs the field of that name. Excludes `guided_regex` and `guided_grammar`."""
+
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
@@ -48,7 +53,7 @@ class ChatFields(SamplingFields, kw_only=True):
     max_tokens: Annotated[PositiveInt | None, Meta(description="`max_completion_tokens` wins over it.")] = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[TopLogprobs | None, Meta(description="Only with `logprobs: true`.")] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     reasoning_effort: Effort | None = None

@@ -19,7 +19,8 @@ from mlx_server_nano.types import Sampling
 
 
 class WireThinking(Struct):
-    """adaptive: the model decides how much. display: `omitted` leaves the text of thinking out of the answer."""
+    """`enabled` needs `budget_tokens`. adaptive: the model decides how much. display: `omitted` leaves the text of thinking out
+    of the answer."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: PositiveInt | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct
 
-from mlx_server_nano.api.chat_request import ServiceTier
+from mlx_server_nano.api.chat_request import ServiceTier, TopLogprobs
 from mlx_server_nano.api.fields import NO_EFFECT, RefusedFields, only
 from mlx_server_nano.api.responses_items import Conversation, Item, complete, is_reference
 from mlx_server_nano.api.responses_object import ResponseObject, ResponseReasoning
@@ -49,6 +49,8 @@ class Reasoning(Struct):
 
 
 class TextFormat(Struct, omit_defaults=True):
+    """`json_schema` needs a name and a schema."""
+
     type: Literal["text", "json_object", "json_schema"]
     name: ToolName | None = None
     description: str | None = None
@@ -62,6 +64,8 @@ class TextOptions(Struct):
 
 
 class ResponseStreamOptions(Struct):
+    """Only with `stream: true`."""
+
     include_obfuscation: Annotated[bool | None, NO_EFFECT] = None
 
 
@@ -73,7 +77,7 @@ class ResponseBody(SamplingFields, kw_only=True):
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=16, le=2**63 - 1)] | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    top_logprobs: TopLogprobs | None = None
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
     tools: Annotated[list[FlatTool], Meta(max_length=MAX_TOOLS)] | None = None

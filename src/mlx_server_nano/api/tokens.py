@@ -27,7 +27,7 @@ ModelName = Annotated[str, Meta(min_length=1)]
 
 
 class TokenizeBody(Struct):
-    """A text whose tokens are wanted.
+    """A text whose tokens are wanted. `model` may be left out while exactly one is loaded.
 
     add_special: with the tokens that the tokenizer puts around a text. parse_special: markup in the text becomes its
     tokens. with_pieces: show the text of each token.
@@ -41,7 +41,7 @@ class TokenizeBody(Struct):
 
 
 class DetokenizeBody(Struct):
-    """Tokens whose text is wanted, markup included."""
+    """Tokens whose text is wanted, markup included. `model` may be left out while exactly one is loaded."""
 
     tokens: list[TokenId]
     model: ModelName | None = None
@@ -67,7 +67,7 @@ class RenderedPrompt(Struct):
 
 
 class TemplateBody(ChatFields, kw_only=True):
-    """A chat completion, of which only what makes the prompt counts."""
+    """A chat completion, of which only what makes the prompt counts. `model` may be left out while exactly one is loaded."""
 
     model: ModelName | None = None
 
