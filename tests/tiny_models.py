@@ -214,10 +214,13 @@ def _save_weights(folder: Path, weights: dict[str, Any], shards: int) -> None:
     )
 
 
-def make_adapter(folder: Path, model: Path, *, rank: int = 4, keys: list[str] | None = None, **config: Any) -> Path:
-    """Write a random LoRA adapter for a model's folder, as mlx-lm's training would, into `folder`; returns it.
+def make_adapter(
+    folder: Path, model: Path, *, kind: str = "lora", rank: int = 4, keys: list[str] | None = None, **config: Any
+) -> Path:
+    """Write a random adapter for a model's folder, as mlx-lm's training would, into `folder`; returns it.
 
-    keys: the linear layers that it changes. config: changes `adapter_config.json`; None removes a key from the file.
+    kind: `lora`, `dora` or `full`. keys: the linear layers that it changes. config: changes `adapter_config.json`; None
+    removes a key from the file.
     """
     import mlx.core as mx
     from mlx.utils import tree_flatten
@@ -228,15 +231,16 @@ def make_adapter(folder: Path, model: Path, *, rank: int = 4, keys: list[str] | 
     loaded, _ = load_model(model)
     layers = len(loaded.layers)
     parameters = {"rank": rank, "scale": 2.0, "dropout": 0.5, "keys": keys or ["self_attn.q_proj", "mlp.down_proj"]}
-    linear_to_lora_layers(loaded, layers, parameters)
+    if kind != "full":
+        linear_to_lora_layers(loaded, layers, parameters, use_dora=kind == "dora")
     mx.random.seed(7)
     weights = {
         name: mx.random.normal(weight.shape) * 0.5
         for name, weight in tree_flatten(loaded.parameters())
-        if name.rpartition(".")[2] in ("lora_a", "lora_b")
+        if name.rpartition(".")[2] in ("lora_a", "lora_b") or (kind == "full" and name.endswith("q_proj.weight"))
     }
     mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
-    settings = {"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters, **config}
+    settings = {"fine_tune_type": kind, "num_layers": layers, "lora_parameters": parameters, **config}
     kept = {name: value for name, value in settings.items() if value is not None}
     (folder / "adapter_config.json").write_text(json.dumps(kept))
     return folder

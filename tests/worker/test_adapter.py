@@ -29,14 +29,18 @@ def greedy(loaded: Any, count: int = 12) -> str:
     return driver.answers()[1, 0].text
 
 
-@pytest.mark.parametrize("settings", [{}, {"bits": 4}, {"dtype": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [({}, "lora"), ({"bits": 4}, "lora"), ({"dtype": "bfloat16"}, "lora"), ({}, "dora"), ({}, "full")],
+    ids=str,
+)
 def test_an_adapter_changes_what_the_model_says_as_in_mlx_lm(
-    tiny_folder: Callable[..., Path], tmp_path: Path, settings: dict[str, Any]
+    tiny_folder: Callable[..., Path], tmp_path: Path, settings: dict[str, Any], kind: str
 ) -> None:
     folder = tiny_folder("qwen3", **settings)
-    adapter = make_adapter(tmp_path / "adapter", folder)
+    adapter = make_adapter(tmp_path / "adapter", folder, kind=kind)
     loaded = harness.load(folder, adapter=str(adapter))
-    assert loaded.info.weights_bytes > harness.load(folder).info.weights_bytes
+    assert (loaded.info.weights_bytes > harness.load(folder).info.weights_bytes) == (kind != "full")
     model, tokenizer, *_ = mlx_lm.load(str(folder), adapter_path=str(adapter))
     expected = [step.token for step in stream_generate(model, tokenizer, PROMPT, max_tokens=12)]
     text = greedy(loaded)
