@@ -38,10 +38,14 @@ class _Clock:
     def __init__(self) -> None:
         self.arrivals: dict[int, list[float]] = {}
         self.tokens: dict[int, int] = {}
+        self.drafted = 0
+        self.accepted = 0
 
     def send(self, step: Any) -> None:
         to_frame(step)
         now = time.monotonic()
+        self.drafted += step.drafted_tokens
+        self.accepted += step.accepted_tokens
         for event in step.events:
             if isinstance(event, Delta):
                 self.arrivals.setdefault(event.request_id, []).append(now)
@@ -55,13 +59,20 @@ class _Clock:
 
 
 class EngineLoop:
-    """The engine as a worker runs it, turned by hand."""
+    """The engine as a worker runs it, turned by hand. Without speculation unless it is asked for: random models soon
+    repeat themselves, which is not to be compared with loops that don't guess."""
 
-    def __init__(self, loaded: loader.LoadedModel, sampling: Sampling) -> None:
+    def __init__(self, loaded: loader.LoadedModel, sampling: Sampling, *, speculation: bool = False) -> None:
         self._clock = _Clock()
         self._inbox: Inbox[Incoming] = Inbox()
         self._sampling = sampling
-        self._engine = Engine(loaded, LoadOptions(log_name="engine"), self._clock, self._inbox)  # type: ignore[arg-type]
+        options = LoadOptions(log_name="engine", speculation=speculation)
+        self._engine = Engine(loaded, options, self._clock, self._inbox)  # type: ignore[arg-type]
+
+    @property
+    def guesses(self) -> tuple[int, int]:
+        """Tokens that were drafted so far, and those of them that were accepted."""
+        return self._clock.drafted, self._clock.accepted
 
     def __call__(self, prompt_ids: list[list[int]], output_tokens: int) -> list[Answer]:
         sent = time.monotonic()
