@@ -90,6 +90,9 @@ class FakeWorker:
 
     def _take(self, message: ToWorker) -> None:
         if isinstance(message, Load):
+            if message.options.draft_folder is not None:
+                required = " required" if message.options.draft_required else ""
+                self.note(f"draft {Path(message.options.draft_folder).name}{required}")
             self._load(Path(message.path))
         elif isinstance(message, Generate):
             self.note(f"generate {message.request_id}")

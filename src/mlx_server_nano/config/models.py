@@ -86,6 +86,9 @@ class Loading:
         "context-length", integer(1), "16384", "Tokens of prompt and answer together, if the model itself takes more."
     )
     kv_bits: int | None = _key("kv-bits", one_of(4, 8, 16), "8", "As `--kv-bits`; 16: as the model computes.")
+    draft_model: str | None = _key(
+        "draft-model", text(), '"mlx-community/Qwen3-0.6B-4bit"', "A small model that guesses for this one."
+    )
     idle_timeout: float | None = _key("idle-timeout", number(0), "0", "As `--idle-timeout`; 0: never.")
     pinned: bool | None = _key("pinned", boolean(), "true", "Loaded at the start, and never unloaded for time or room.")
     trust_remote_code: bool | None = _key(

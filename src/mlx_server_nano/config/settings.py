@@ -27,6 +27,7 @@ from mlx_server_nano.config.values import (
     origin,
     pair,
     pattern,
+    text,
 )
 
 
@@ -238,6 +239,14 @@ SETTINGS: Final = (
         "Guess tokens from what was said before and verify several at once, where that is faster.",
     ),
     Setting(
+        "draft_model",
+        "--draft-model",
+        "MLX_DRAFT_MODEL",
+        optional(text()),
+        "MODEL",
+        "A small model that guesses for every model with the same vocabulary, which verifies.",
+    ),
+    Setting(
         "prefix_cache_dir",
         "--prefix-cache-dir",
         "MLX_PREFIX_CACHE_DIR",
@@ -351,6 +360,7 @@ class Settings:
     prefix_cache_memory: int | None = None
     kv_bits: int | None = None
     speculation: bool = True
+    draft_model: str | None = None
     prefix_cache_dir: Path | None = None
     prefix_cache_disk: int = 20 << 30
     max_body: int = 64 << 20

@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +26,7 @@ from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError
 from mlx_server_nano.models import adapters
 from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.download import download
+from mlx_server_nano.models.fetch import Fetched
 from mlx_server_nano.models.folder import weights_bytes
 from mlx_server_nano.models.lease import Lease, Loaded
 from mlx_server_nano.models.memory import estimate, gibibytes, memory_limit
@@ -174,16 +175,16 @@ class Manager:
     async def _load(self, slot: Slot) -> None:
         started = time.monotonic()
         folder = slot.ref.folder or await self._download(slot)
-        adapter = await self._adapter(slot)
+        files = _Files(folder, await self._adapter(slot), await self._draft_folder(slot))
         slot.enter(ModelState.LOADING)
         worker = await self._spares.take()
         try:
-            await self._admit(slot, folder, adapter)
+            await self._admit(slot, files)
         except BaseException:
             await self._spares.give_back(worker)
             raise
         slot.worker = worker
-        info = await worker.load(folder, self._load_options(slot.ref, adapter), slot.set_progress)
+        info = await worker.load(folder, self._load_options(slot.ref, files.adapter, files.draft), slot.set_progress)
         chat = await asyncio.to_thread(_chat_model, info, self._tool_format(slot.ref.id))
         worker.on_exit = lambda: self._died(slot)
         slot.enter(ModelState.READY)
@@ -200,12 +201,7 @@ class Manager:
                 # Else the limit is a guess from the machine's memory, and the device may have more.
                 self._refuse_too_large(slot.ref.name, estimate(total))
 
-        fetched = await download(
-            slot.ref.id,
-            self._catalog.cache_dir,
-            on_progress,
-            trust_remote_code=self._catalog.trusts(slot.ref.id),
-        )
+        fetched = await self._fetch(slot.ref.id, on_progress)
         folder = Path(fetched.folder)
         slot.ref = replace(slot.ref, id=fetched.repository, folder=folder)
         return folder
@@ -221,7 +217,24 @@ class Manager:
             folder = Path(fetched.folder)
         return folder
 
-    def _load_options(self, ref: ModelRef, adapter: Path | None = None) -> LoadOptions:
+    async def _fetch(self, model: str, on_progress: Callable[[int, int], None]) -> Fetched:
+        trusted = self._catalog.trusts(model)
+        return await download(model, self._catalog.cache_dir, on_progress, trust_remote_code=trusted)
+
+    async def _draft_folder(self, slot: Slot) -> Path | None:
+        """Where the model lies that is to guess for this one, downloaded if need be."""
+        name = slot.ref.options.loading.draft_model or self._settings.draft_model
+        if name is None or not self._settings.speculation:
+            return None
+        ref = await asyncio.to_thread(self._catalog.resolve, name)
+        if ref.id == slot.ref.id:
+            return None
+        if ref.folder is not None:
+            return ref.folder
+        fetched = await self._fetch(ref.id, lambda done, total: slot.set_progress(done / total if total else 0.0))
+        return Path(fetched.folder)
+
+    def _load_options(self, ref: ModelRef, adapter: Path | None = None, draft: Path | None = None) -> LoadOptions:
         directory = self._settings.prefix_cache_dir
         return LoadOptions(
             log_name=ref.name,
@@ -234,6 +247,8 @@ class Manager:
             prefix_cache_bytes=self._settings.prefix_cache_memory,
             speculation=self._settings.speculation,
             kv_bits=ref.options.loading.kv_bits or self._settings.kv_bits,
+            draft_folder=None if draft is None else str(draft),
+            draft_required=ref.options.loading.draft_model is not None,
             prefix_cache_dir=None if directory is None else str(directory),
             prefix_cache_disk=self._settings.prefix_cache_disk,
         )
@@ -247,14 +262,11 @@ class Manager:
     def _tool_format(self, model: str) -> str | None:
         return next((name for pattern, name in self._settings.tool_format if fnmatchcase(model, pattern)), None)
 
-    async def _admit(self, slot: Slot, folder: Path, adapter: Path | None) -> None:
+    async def _admit(self, slot: Slot, files: _Files) -> None:
         """Make room for a model and reserve it. Raises OutOfMemoryError, without having unloaded anything in vain if
         the model is too large by itself."""
         async with self._admission:
-            weights = await asyncio.to_thread(weights_bytes, folder)
-            if adapter is not None:
-                weights += await asyncio.to_thread(adapters.weights_bytes, adapter)
-            need = estimate(weights)
+            need = estimate(await asyncio.to_thread(files.weights_bytes))
             self._refuse_too_large(slot.ref.name, need)
             while (free := self.memory_limit - self._memory_in_use()) < need:
                 if self._leaving:
@@ -319,6 +331,19 @@ class Manager:
         del self._slots[slot.key]
         self._known.clear()
         slot.cancel_idle_timer()
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The folders of a model, of its adapter and of the model that drafts for it, if it has them."""
+
+    model: Path
+    adapter: Path | None
+    draft: Path | None
+
+    def weights_bytes(self) -> int:
+        own = weights_bytes(self.model) + (weights_bytes(self.draft) if self.draft else 0)
+        return own + (adapters.weights_bytes(self.adapter) if self.adapter else 0)
 
 
 def _chat_model(info: ModelInfo, format_name: str | None) -> ChatModel:

@@ -65,7 +65,7 @@ def main() -> None:
     channel.start(deliver)
     prefer_openblas()
     # These take seconds; a spare worker has done them before a model is asked for.
-    from mlx_server_nano.worker import loader, memory
+    from mlx_server_nano.worker import draft_loader, loader, memory
     from mlx_server_nano.worker.engine import Engine
     from mlx_server_nano.worker.prompts import Tokenizing
     from mlx_server_nano.worker.questions import Questions
@@ -75,6 +75,7 @@ def main() -> None:
     memory.wire()
     try:
         loaded = loader.load(Path(load.path), load.options, lambda fraction: channel.send(LoadProgress(fraction)))
+        draft_model = draft_loader.load(loaded, load.options)
     except ServerError as error:
         channel.send(LoadFailed(error.to_failure()))
         return
@@ -92,7 +93,7 @@ def main() -> None:
     )
     preparer.start(Questions(tokenizing, loaded.tokenizer, loaded.vocabulary, loaded.embedding))
     channel.send(Loaded(loaded.info))
-    Engine(loaded, load.options, channel, inbox).run()
+    Engine(loaded, load.options, channel, inbox, draft_model).run()
     os._exit(0)  # nothing is left to be put in order
 
 

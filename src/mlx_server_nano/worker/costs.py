@@ -12,16 +12,19 @@ from typing import Final
 # more token adds. Where weights are read from memory once for all tokens, that is little.
 _UNREAD: Final = 1.15
 _PER_TOKEN: Final = 0.02
+_PASS: Final = 0.05  # a pass of a small model, beside reading its weights
 _KEPT: Final = 8
 _FORGET_AFTER: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A step's forward pass: rows, and tokens of each."""
+    """A step's forward pass: rows, and tokens of each. share: bytes of the weights of the model that drafted them, of the
+    large one's; 0 where none did."""
 
     rows: int
     width: int
+    share: float = 0.0
 
 
 class Costs:
@@ -52,7 +55,8 @@ class Costs:
         plain, wide = self._seconds[Shape(shape.rows, 1)], self._seconds[shape]
         if plain and wide:
             return min(wide) / min(plain)
-        return _UNREAD + _PER_TOKEN * shape.rows * (shape.width - 1)
+        drafting = (shape.share + _PASS) * (shape.width - 1) if shape.share else 0.0
+        return _UNREAD + drafting + _PER_TOKEN * shape.rows * (shape.width - 1)
 
     def pass_over(self, rows: int) -> None:
         """Drafts were left unused, perhaps for what they once cost: now and then that is forgotten, to be measured

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Drafts:
     """For each row of a step the tokens that are guessed to follow its last one, fewer than `width`: the tokens of a row
-    that go through the model."""
+    that go through the model. share: see `Shape`."""
 
     tokens: list[list[int]]
     width: int
+    share: float = 0.0
 
     def inputs(self, last: Rows[int]) -> list[list[int]]:
         """`[rows, width]`: each row's last token, its draft, and anything in the rest."""

@@ -21,6 +21,7 @@ from mlx_server_nano.worker.admission import Admission
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.costs import Shape
 from mlx_server_nano.worker.disk import Fetched, Written, disk_tier
+from mlx_server_nano.worker.draft_model import DraftModel
 from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.embedder import Embedder, EmbeddingTask
 from mlx_server_nano.worker.grammar import Masks
@@ -56,7 +57,11 @@ class _Step:
 
     @property
     def shape(self) -> Shape:
-        return Shape(len(self.sequences), self.drafts.width if self.drafts else 1)
+        return (
+            Shape(len(self.sequences), self.drafts.width, self.drafts.share)
+            if self.drafts
+            else Shape(len(self.sequences), 1)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,14 @@ class _Pass:
 
 
 class Engine:
-    def __init__(self, loaded: LoadedModel, options: LoadOptions, channel: Channel, inbox: Inbox[Incoming]) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        options: LoadOptions,
+        channel: Channel,
+        inbox: Inbox[Incoming],
+        draft_model: DraftModel | None = None,
+    ) -> None:
         self._loaded = loaded
         self._options = options
         self._channel = channel
@@ -89,7 +101,7 @@ class Engine:
             padding_limit=max(loaded.info.weights_bytes, _PADDING_BYTES) // per_token,
         )
         self._masks = Masks(loaded.grammars.vocab_size)
-        self._speculator = Speculator(enabled=options.speculation)
+        self._speculator = Speculator(enabled=options.speculation, model=draft_model)
         self._prefiller = Prefiller(
             loaded, self._reuse, self._admission, options.max_rows, speculates=self._speculator.enabled
         )
@@ -133,6 +145,8 @@ class Engine:
         self._only_decoding = self._prefiller.idle and self._embedder.idle
         self._prefill(decoding, budget)
         self._embed(budget)
+        if self._speculator.prepare(self._batch.groups, budget):
+            self._only_decoding = False
         self._reuse.step()
         self._turns += 1
         if self.idle or self._turns % _CLEAR_EVERY == 0 or self._admission.short(mx.get_cache_memory()) > 0:

@@ -31,7 +31,7 @@ class Sampler:
         params = [row.sampling for row in rows]
         self._bias = _bias(params, vocab_size)
         self._penalties = _Penalties(rows, vocab_size) if any(p.penalized for p in params) else None
-        self._choose = _Choice(params, vocab_size)
+        self._choose = Choice(params, vocab_size)
         self._vocab_size = vocab_size
 
     def __call__(self, logits: mx.array, last: mx.array, allowed: mx.array | None = None) -> mx.array:
@@ -58,7 +58,7 @@ class Sampler:
         flat = logits.reshape(-1, size)
         if allowed is not None:
             flat = mx.where(unpacked(allowed.reshape(count * width, -1), size), flat, -math.inf)
-        choose = _Choice([row.sampling for row in self._rows for _ in range(width)], self._vocab_size)
+        choose = Choice([row.sampling for row in self._rows for _ in range(width)], self._vocab_size)
         uniform = [
             row.draw(ahead) if row.sampling.temperature > 0 else 0.0 for row in self._rows for ahead in range(width)
         ]
@@ -70,7 +70,7 @@ class Sampler:
             self._penalties.count(tokens)
 
 
-class _Choice:
+class Choice:
     """The draw from logits: argmax, or temperature, the filters and the inverse distribution."""
 
     def __init__(self, params: Rows[RowSampling], vocab_size: int) -> None:

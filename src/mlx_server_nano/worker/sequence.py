@@ -136,6 +136,10 @@ class Sequence:
         """The last token that the host knows."""
         return self.output[-1] if self.output else self.prompt[-1]
 
+    def room_within(self, context: int) -> int:
+        """How many more tokens fit into a context of this length."""
+        return max(0, context - len(self.prompt) - len(self.output))
+
     def draw(self, ahead: int = 0) -> float:
         """The uniform number for this row's next token to be launched, or for one that many further on."""
         return self._draws.at(self.launched + ahead)

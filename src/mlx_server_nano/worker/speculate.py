@@ -10,13 +10,18 @@ enough to do as it is."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Final
 
 from mlx_server_nano.worker.costs import Costs, Shape
+from mlx_server_nano.worker.draft_model import DraftModel
 from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.group import Group
 from mlx_server_nano.worker.sequence import Sequence
+
+_LOG = logging.getLogger(__name__)
 
 MOST_ROWS: Final = 8
 # Drafted tokens a row, a few sizes only: each shape of a pass may need kernels of its own.
@@ -32,6 +37,7 @@ class _Hope:
 
     rate: float
     most: int
+    by_model: bool = False
 
     def gain(self, drafted: int) -> float:
         """Tokens to be expected beyond the one that every step gives."""
@@ -39,30 +45,60 @@ class _Hope:
         return count if self.rate >= 1 else self.rate * (1 - self.rate**count) / (1 - self.rate)
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Draft so many tokens a row; by the draft model where a row's hope is in it."""
+
+    size: int
+    hopes: list[_Hope | None]
+
+    @property
+    def by_model(self) -> bool:
+        return any(hope is not None and hope.by_model for hope in self.hopes)
+
+
 class Speculator:
     """Decides whether and how much to draft."""
 
-    def __init__(self, *, enabled: bool, costs: Costs | None = None) -> None:
+    def __init__(self, *, enabled: bool, model: DraftModel | None = None) -> None:
         self.enabled = enabled
-        self.costs = costs or Costs()
+        self.costs = Costs()
+        self._model = model
         self._drafted = 0
         self._accepted = 0
+
+    def prepare(self, groups: Rows[Group], budget: int) -> bool:
+        """Let the draft model go on with prompts; budget: tokens. Whether there was anything to compute."""
+        if self._model is None or not self.enabled:
+            return False
+        sequences = [sequence for group in groups for sequence in group.sequences if group.verifies]
+        try:
+            return self._model.prepare(sequences if len(sequences) <= MOST_ROWS else [], budget)
+        except Exception:
+            self._give_up()
+            return False
 
     def reads_first(self, group: Group, rows: int) -> bool:
         """Whether the group's tokens are to be read before its next step is launched, as drafts are likely to pay.
 
         rows: of all groups."""
-        return self._size(group, rows) > 0
+        return self._plan(group, rows) is not None
 
     def drafts(self, group: Group, rows: int) -> Drafts | None:
         """Drafts for the group's next step. None: a plain step."""
         if any(sequence.launched != len(sequence.output) for sequence in group.sequences if sequence.wants_step):
             return None
-        size = self._size(group, rows)
-        if not size:
+        plan = self._plan(group, rows)
+        if plan is None:
             return None
-        tokens = [_draft(sequence, size) for sequence in group.sequences]
-        return Drafts(tokens, size + 1) if any(tokens) else None
+        share, guessed = 0.0, {}
+        if plan.by_model and self._model is not None:
+            try:
+                share, guessed = self._model.share, self._model.draft(plan.size)
+            except Exception:
+                self._give_up()
+        tokens = [_draft(*pair, plan.size, guessed) for pair in zip(group.sequences, plan.hopes, strict=True)]
+        return Drafts(tokens, plan.size + 1, share) if any(tokens) else None
 
     def accepted(self, drafts: Drafts, row: int, drawn: list[int]) -> list[int]:
         """See `Drafts.accepted`; counted."""
@@ -77,28 +113,49 @@ class Speculator:
         self._drafted = self._accepted = 0
         return counts
 
-    def _size(self, group: Group, rows: int) -> int:
-        """How many tokens to draft for each row; 0: none."""
+    def _plan(self, group: Group, rows: int) -> _Plan | None:
+        """What promises the most tokens a second; None: plain steps do."""
         if not self.enabled or rows > MOST_ROWS or not group.verifies:
-            return 0
-        hopes = [hope for sequence in group.sequences if (hope := _hope(sequence))]
-        if not hopes:
-            return 0
-        count = len(group.sequences)
-        best, best_rate = 0, _MARGIN * count
-        for size in _SIZES:
-            shape = Shape(count, size + 1)
-            if count * shape.width > _MOST_POSITIONS:
-                break
-            rate = (count + sum(hope.gain(size) for hope in hopes)) / self.costs.ratio(shape)
-            if rate > best_rate:
-                best, best_rate = size, rate
-        if not best:
+            return None
+        found = [_looked_up(sequence) for sequence in group.sequences]
+        choices = [(0.0, found)] if any(found) else []
+        if self._model is not None:
+            best = [max((a, b), key=_rate) for a, b in zip(found, map(self._guessed, group.sequences), strict=True)]
+            if any(hope is not None and hope.by_model for hope in best):
+                choices.append((self._model.share, best))
+        plan, best_rate, count = None, _MARGIN * len(group), len(group)
+        for share, hopes in choices:
+            for size in _SIZES:
+                shape = Shape(count, size + 1, share)
+                if count * shape.width > _MOST_POSITIONS:
+                    break
+                tokens = count + sum(hope.gain(size) for hope in hopes if hope is not None)
+                rate = tokens / self.costs.ratio(shape)
+                if rate > best_rate:
+                    plan, best_rate = _Plan(size, hopes), rate
+        if choices and plan is None:
             self.costs.pass_over(count)
-        return best
+        if self._model is not None and (plan is None or not plan.by_model):
+            self._model.pass_over()
+        return plan
+
+    def _guessed(self, sequence: Sequence) -> _Hope | None:
+        if self._model is None or (room := _room(sequence)) <= 0:
+            return None
+        confidence = self._model.confidence(sequence)
+        return None if confidence is None else _Hope(confidence, room, by_model=True)
+
+    def _give_up(self) -> None:
+        """Guessing is no work that a request may fail for."""
+        _LOG.exception("The draft model failed and is not used any more")
+        self._model = None
 
 
-def _hope(sequence: Sequence) -> _Hope | None:
+def _rate(hope: _Hope | None) -> float:
+    return -1.0 if hope is None else hope.rate
+
+
+def _looked_up(sequence: Sequence) -> _Hope | None:
     lookup = sequence.lookup
     if lookup is None or (room := _room(sequence)) <= 0:
         return None
@@ -106,12 +163,12 @@ def _hope(sequence: Sequence) -> _Hope | None:
     return _Hope(lookup.confidence, room) if lookup.ready else None
 
 
-def _draft(sequence: Sequence, size: int) -> list[int]:
+def _draft(sequence: Sequence, hope: _Hope | None, size: int, guessed: dict[int, list[int]]) -> list[int]:
     """At most `size` tokens that may come next, as far as the row's grammar allows them."""
-    lookup = sequence.lookup
-    if lookup is None or (room := _room(sequence)) <= 0:
+    if hope is None or sequence.lookup is None:
         return []
-    draft = lookup.draft(min(size, room))
+    count = min(size, hope.most)
+    draft = guessed.get(id(sequence), [])[:count] if hope.by_model else sequence.lookup.draft(count)
     return sequence.grammar.allowed(draft) if sequence.grammar is not None else draft
 
 
