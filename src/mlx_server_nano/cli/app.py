@@ -16,6 +16,7 @@ DEFAULT_COMMAND: Final = "serve"
 # Name to `module:attribute`.
 COMMANDS: Final = {
     "serve": "mlx_server_nano.cli.serve:serve",
+    "service": "mlx_server_nano.cli.service:service",
 }
 
 
