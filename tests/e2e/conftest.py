@@ -148,6 +148,15 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server without a network, a cache or a key: all it has is the built-in model."""
+    folder = tmp_path_factory.mktemp("demo")
+    server = ServerProcess({"HF_HOME": str(folder), "HF_HUB_OFFLINE": "1"}, "--no-spare-worker", "--idle-timeout", "0")
+    yield server
+    assert server.stop() == 0
+
+
 @pytest.fixture
 def start(tmp_path: Path, hub: HubStandin) -> Iterator[Callable[..., ServerProcess]]:
     """Start servers with flags; all are stopped in the end, and none may leave a process behind."""
