@@ -197,12 +197,14 @@ Event = Started | Echo | Delta | Answer | Failed
 class Step(Struct, frozen=True, array_like=True, tag="step"):
     """All that one engine step has to say; nothing but the memory once the engine comes to rest. memory_bytes: what MLX
     holds now, caches included. drafted_tokens, accepted_tokens: guessed since the last frame, and those of them that came
-    true."""
+    true. kv_bytes: of rows' caches, some steps old perhaps. prefix_bytes: of caches that are kept for later requests."""
 
     events: tuple[Event, ...]
     memory_bytes: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    kv_bytes: int = 0
+    prefix_bytes: int = 0
 
 
 ToWorker = Load | Generate | Cancel | Allow | Unload

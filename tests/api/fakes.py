@@ -15,6 +15,7 @@ from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.config.models import RequestDefaults
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.catalog import AvailableModel
+from mlx_server_nano.models.counts import ModelCounts
 from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.models.slot import ModelState, ModelStatus
 from mlx_server_nano.protocol import Answer, Delta, Event, Measured, Started
@@ -134,7 +135,10 @@ def status(name: str, state: ModelState = ModelState.READY, loaded_since: float 
         state=state,
         progress=1.0,
         running=1,
+        waiting=0,
         memory_bytes=1000,
+        kv_bytes=300,
+        prefix_cache_bytes=200,
         idle_seconds_left=None,
         loaded_since=loaded_since,
     )
@@ -149,6 +153,9 @@ class FakeManager:
         self.leases = 0
         self.running = False
         self.problem: str | None = None
+        self.memory_limit = 5000
+        self.worker_starts = 2
+        self.counts = {"org/model": ModelCounts(1, 2.5, 1, 20, 15)}
 
     async def start(self) -> None:
         self.running = True

@@ -270,6 +270,7 @@ def test_what_is_got(playing: httpx.Client) -> None:
         ("GET", "/v1/models/{name}", "none", 404),
         ("GET", "/health", "", 200),
         ("GET", "/", "", 200),
+        ("GET", "/metrics", "", 200),
         ("GET", "/openapi.json", "", 200),
         ("GET", "/docs", "", 200),
     ]:

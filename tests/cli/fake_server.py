@@ -11,9 +11,9 @@ from typing import Any
 
 from mlx_server_nano.api.app import build_app
 from mlx_server_nano.api.gate import Gate
-from mlx_server_nano.cli.logs import configure_logging
 from mlx_server_nano.cli.server import Server, listen
 from mlx_server_nano.config import Settings
+from mlx_server_nano.logs import configure_logging
 from tests.api.fakes import FakeCatalog, FakeManager, Forever, Script, started, text
 
 

@@ -138,7 +138,9 @@ class FakeWorker:
         for request_id, generate in list(self._running.items()):
             if self._wants_step(generate):
                 events += self._advance(request_id, generate)
-        self.send(Step(tuple(events), memory_bytes=1 << 20))
+        self.send(
+            Step(tuple(events), memory_bytes=1 << 20, drafted_tokens=3, accepted_tokens=2, kv_bytes=5, prefix_bytes=7)
+        )
 
     def _advance(self, request_id: int, generate: Generate) -> list[Event]:
         kind, *count = self._prompt(generate)

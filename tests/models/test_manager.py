@@ -44,7 +44,12 @@ async def test_a_lease_loads_the_model_and_gives_its_canonical_name(bench: Bench
             None,
         )
         assert status.memory_bytes > 128 << 20 and status.loaded_since is not None
+        assert (status.waiting, status.kv_bytes, status.prefix_cache_bytes) == (0, 5, 7)
     assert manager.status() == []
+    counts = manager.counts["a"]
+    assert (manager.worker_starts, counts.loads, counts.crashes) == (1, 1, 0)
+    assert counts.load_seconds > 0
+    assert 3 * counts.accepted_tokens == 2 * counts.drafted_tokens > 0
 
 
 async def test_requests_share_one_load(bench: Bench) -> None:
@@ -101,6 +106,7 @@ async def test_a_crash_while_loading(bench: Bench) -> None:
             await bench.use("a")
         script.write_text("ok")
         assert await bench.use("a") == "t0 t1 "
+        assert (bench.manager.counts["a"].crashes, bench.manager.counts["a"].loads) == (1, 1)
 
 
 async def test_a_crash_ends_its_own_requests_and_no_others(bench: Bench) -> None:
@@ -124,6 +130,7 @@ async def test_a_worker_killed_while_idle_is_replaced_by_the_next_request(bench:
         os.kill(worker.pid, signal.SIGKILL)
         await bench.until(lambda: bench.manager.status() == [])
         assert await bench.use("a") == "t0 t1 "
+        assert (bench.manager.counts["a"].crashes, bench.manager.worker_starts) == (1, 2)
 
 
 async def test_a_request_that_fails_leaves_the_worker_alone(bench: Bench) -> None:

@@ -101,7 +101,9 @@ async def test_a_request_runs_to_its_end(tmp_path: Path) -> None:
     async with loaded(tmp_path) as worker:
         generation = worker.generate(ask("count 3"))
         assert (worker.running, worker.open_choices, generation.finished) == (1, 1, False)
+        assert worker.waiting == 1
         first = (await generation.next())[0]
+        assert worker.waiting == 0
         assert first == Started(1, 2, 0, "tail")
         await read(generation)
         assert (worker.running, worker.open_choices, worker.memory_bytes) == (0, 0, 1 << 20)

@@ -35,6 +35,8 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.memory_bytes = 0
+        self.kv_bytes = 0
+        self.prefix_bytes = 0
         self.drafted = 0
         self.accepted = 0
 
@@ -42,6 +44,7 @@ class Recorder:
         assert isinstance(message, Step)
         self.events += message.events
         self.memory_bytes = message.memory_bytes
+        self.kv_bytes, self.prefix_bytes = message.kv_bytes, message.prefix_bytes
         self.drafted += message.drafted_tokens
         self.accepted += message.accepted_tokens
 

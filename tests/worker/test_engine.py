@@ -700,3 +700,13 @@ def test_nothing_is_held_once_all_is_done(tiny: Tiny):
     assert mx.get_active_memory() - before < 100_000
     assert mx.get_cache_memory() == 0, "at rest, free buffers are the system's"
     assert driver.recorder.memory_bytes == mx.get_active_memory(), "and the gateway knows"
+    assert (driver.recorder.kv_bytes, driver.recorder.prefix_bytes) == (0, 0)
+
+
+def test_the_gateway_knows_what_caches_take(tiny: Tiny):
+    driver = Driver(tiny("qwen3"), prefix_cache_bytes=1 << 30)
+    driver.tokens(prompt(random.Random(20), 100), max_tokens=60)
+    driver.turn(40)
+    assert driver.recorder.kv_bytes > 0
+    driver.run()
+    assert driver.recorder.kv_bytes == 0 < driver.recorder.prefix_bytes

@@ -69,7 +69,7 @@ class WebPages:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            self._check(Headers(scope=scope), over_loopback=_is_loopback(scope["server"]))
+            self._check(Headers(scope=scope), over_loopback=_is_loopback(scope.get("server")))
         await self._app(scope, receive, send)
 
     def _check(self, headers: Headers, *, over_loopback: bool) -> None:

@@ -17,8 +17,10 @@ from mlx_server_nano.api.embeddings import EmbeddingDialect
 from mlx_server_nano.api.envelope import ANTHROPIC_PATH
 from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.messages import MessagesDialect
+from mlx_server_nano.api.metrics import METRICS_PATH, Metrics
 from mlx_server_nano.api.middleware import DOCS_PATH, HEALTH_PATH, Draining, Errors, RequestIds
 from mlx_server_nano.api.models import ModelEndpoints
+from mlx_server_nano.api.observe import Observe
 from mlx_server_nano.api.openapi.endpoints import Description
 from mlx_server_nano.api.responses import responses_routes
 from mlx_server_nano.api.routing import Methods, unknown_path
@@ -43,6 +45,7 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
         finally:
             await manager.close()
 
+    metrics = Metrics(manager)
     models = ModelEndpoints(manager, catalog)
     description = Description()
     chat = GenerationEndpoint(settings, manager, gate, ChatDialect().prepare)
@@ -64,6 +67,7 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
         Route(ANTHROPIC_PATH, Methods({"POST": messages})),
         Route(f"{ANTHROPIC_PATH}/count_tokens", Methods({"POST": count})),
         *responses_routes(settings, manager, gate),
+        Route(METRICS_PATH, Methods({"GET": metrics})),
         Route("/openapi.json", Methods({"GET": description.document})),
         Route(DOCS_PATH, Methods({"GET": description.page})),
         Route("/v1/models", Methods({"GET": models.list})),
@@ -83,4 +87,4 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
             allow_private_network=True,
             expose_headers=["x-request-id", "request-id", "retry-after"],
         )
-    return RequestIds(app)
+    return RequestIds(Observe(app, metrics, routes))

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_server_nano.api.envelope import anthropic_error, anthropic_status, as_server_error, is_anthropic, openai_error
 from mlx_server_nano.api.gate import ClientGoneError, Gate
+from mlx_server_nano.api.record import Record
 from mlx_server_nano.api.routing import NotAllowedHereError
 from mlx_server_nano.errors import AuthenticationError, ServerError
 
@@ -62,11 +63,13 @@ class Errors:
         try:
             await self._app(scope, receive, watch)
         except ClientGoneError:
-            pass
+            Record.of(scope).gone = True
         except Exception as error:
             if started:
                 raise
-            await _response(scope, as_server_error(error))(scope, receive, send)
+            failure = as_server_error(error)
+            Record.of(scope).fail(failure)
+            await _response(scope, failure)(scope, receive, send)
         return None
 
 

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from mlx_server_nano.api.body import read_json_body
 from mlx_server_nano.api.envelope import as_server_error
 from mlx_server_nano.api.gate import ClientGoneError, Gate, ending_with_client
+from mlx_server_nano.api.record import Record
 from mlx_server_nano.api.sse import EventStream
 from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import ServerError
@@ -96,31 +97,38 @@ class GenerationEndpoint:
             if isinstance(job, AnswerJob):
                 with interrupt:
                     async with ending_with_client(receive, interrupt):
-                        await self._generate(job, _collector(job.encoder))
+                        await self._generate(job, _collector(job.encoder), Record.of(scope))
                 await Response(job.encoder.body(), media_type="application/json")(scope, receive, send)
                 return
             stream = EventStream(send, self._settings.keepalive_interval, lambda: job.encoder.keep_alive)
             try:
                 with interrupt:
                     async with ending_with_client(receive, interrupt), stream:
-                        await self._generate(job, _forwarder(job.encoder, stream))
+                        await self._generate(job, _forwarder(job.encoder, stream), Record.of(scope))
             except ClientGoneError:
                 raise
             except Exception as error:
                 if not stream.started:
                     raise
-                last = job.encoder.fail(as_server_error(error))
+                failure = as_server_error(error)
+                Record.of(scope).fail(failure)
+                last = job.encoder.fail(failure)
             else:
                 last = job.encoder.end()
             await stream.close(last)
 
-    async def _generate(self, job: StreamJob | AnswerJob, take: Callable[[Sequence[Event]], Awaitable[None]]) -> None:
+    async def _generate(
+        self, job: StreamJob | AnswerJob, take: Callable[[Sequence[Event]], Awaitable[None]], record: Record
+    ) -> None:
         async with self._manager.lease(job.model) as lease:
             requests = job.encoder.begin(lease)
             generation = lease.generate(*(requests if isinstance(requests, tuple) else (requests,)))
+            record.send(lease.model_id)
             try:
                 while not generation.finished:
-                    await take(await generation.next())
+                    events = await generation.next()
+                    record.feed(events)
+                    await take(events)
             finally:
                 generation.cancel()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from mlx_server_nano.cli.checks import check
-from mlx_server_nano.cli.logs import configure_logging
 from mlx_server_nano.cli.options import setting_options
 from mlx_server_nano.config import SettingError, Settings, export_hub, resolve
+from mlx_server_nano.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def start(**flags: str | bool | None) -> None:
     except SettingError as error:
         raise click.UsageError(str(error)) from None
     export_hub(settings)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
 
     from mlx_server_nano.cli.server import is_loopback, listen
 
@@ -56,7 +56,7 @@ def start(**flags: str | bool | None) -> None:
 
 def run(settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve until a signal comes."""
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
 
     from mlx_server_nano.api.app import build_app
     from mlx_server_nano.api.gate import Gate

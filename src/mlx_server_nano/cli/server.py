@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="on",
                 log_config=None,
-                access_log=settings.log_level == "DEBUG",
+                access_log=False,
                 proxy_headers=False,
                 server_header=False,
                 backlog=_BACKLOG,

@@ -20,6 +20,7 @@ from mlx_server_nano.config.values import (
     integer,
     key,
     key_file,
+    matching,
     memory,
     number,
     one_of,
@@ -102,6 +103,14 @@ SETTINGS: Final = (
     Setting("port", "--port", "MLX_SERVER_PORT", integer(0, 65535), "PORT", "Port to listen on; 0: any free one."),
     Setting(
         "log_level", "--log-level", "MLX_LOG_LEVEL", choice(*LOG_LEVELS), "LEVEL", "DEBUG, INFO, WARNING or ERROR."
+    ),
+    Setting(
+        "log_format",
+        "--log-format",
+        "MLX_LOG_FORMAT",
+        matching("text|json", "text or json"),
+        "FORMAT",
+        "Log lines as text, or as json: one object a line.",
     ),
     Setting("reload", "--reload", None, boolean(), "", "Restart when the source changes (development)."),
     Setting(
@@ -343,6 +352,7 @@ class Settings:
     host: str = "0.0.0.0"  # noqa: S104
     port: int = 8000
     log_level: str = "INFO"
+    log_format: str = "text"
     reload: bool = False
     model_cache_dir: Path | None = None
     api_key: tuple[str, ...] = field(default=(), repr=False)

@@ -20,7 +20,7 @@ class Generation:
     Whoever stops reading early must call `cancel`.
     """
 
-    __slots__ = ("_cancel", "_error", "_events", "_open", "_waiter", "request_ids")
+    __slots__ = ("_begun", "_cancel", "_error", "_events", "_open", "_waiter", "request_ids")
 
     def __init__(self, request_ids: Sequence[int], choices: int, cancel: Callable[[], None]) -> None:
         """choices: of all requests together."""
@@ -30,6 +30,12 @@ class Generation:
         self._events: list[Event] = []
         self._error: ServerError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._begun = False
+
+    @property
+    def waiting(self) -> bool:
+        """Nothing has come yet."""
+        return not self._begun
 
     @property
     def open_choices(self) -> int:
@@ -77,6 +83,7 @@ class Generation:
         if type(event) is Failed:
             self.fail(from_failure(event.failure))
             return True
+        self._begun = True
         self._events.append(event)
         if event.finish is not None if type(event) is Delta else isinstance(event, Answer):
             self._open -= 1

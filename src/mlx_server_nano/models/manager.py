@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -22,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlx_server_nano.config import Settings, worker_environment
 from mlx_server_nano.config.models import Loading, RequestDefaults, over
-from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError, UnavailableError
+from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError, UnavailableError, WorkerDiedError
 from mlx_server_nano.models import adapters
 from mlx_server_nano.models.catalog import Catalog
+from mlx_server_nano.models.counts import ModelCounts
 from mlx_server_nano.models.download import download
 from mlx_server_nano.models.fetch import Fetched
 from mlx_server_nano.models.folder import weights_bytes
@@ -55,7 +57,7 @@ class Manager:
     def __init__(self, settings: Settings, catalog: Catalog, *, command: Sequence[str] | None = None) -> None:
         self._settings = settings
         self._catalog = catalog
-        command = command or (*COMMAND, "--log-level", settings.log_level)
+        command = command or (*COMMAND, "--log-level", settings.log_level, "--log-format", settings.log_format)
         self._spares = Spares(command, worker_environment(), keep=settings.spare_worker)
         self._defaults = RequestDefaults(
             temperature=settings.default_temperature, max_tokens=settings.default_max_tokens
@@ -63,6 +65,7 @@ class Manager:
         self._slots: dict[tuple[str, Loading], Slot] = {}
         self._known: dict[str, ModelRef] = {}  # what names were resolved to since the last model was unloaded
         self._leaving: set[Slot] = set()
+        self._counts: defaultdict[str, ModelCounts] = defaultdict(ModelCounts)
         self._admission = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -81,6 +84,16 @@ class Manager:
         """Bytes for all models together; see `memory.memory_limit`."""
         device = self._spares.device
         return memory_limit(self._settings.max_memory, device.memory_bytes if device is not None else None)
+
+    @property
+    def worker_starts(self) -> int:
+        """Processes, since the server started."""
+        return self._spares.starts
+
+    @property
+    def counts(self) -> Mapping[str, ModelCounts]:
+        """What has happened, by the models' names."""
+        return self._counts
 
     def status(self) -> list[ModelStatus]:
         """Every model that is loaded, on its way in or on its way out."""
@@ -161,6 +174,8 @@ class Manager:
             return
         except ServerError as refusal:
             error = refusal
+            if isinstance(error, WorkerDiedError):
+                self._counts[slot.ref.name].crashes += 1
         except asyncio.CancelledError:  # by `close` alone
             error = UnavailableError("The server is shutting down.")
         except Exception as unexpected:
@@ -177,6 +192,7 @@ class Manager:
         folder = slot.ref.folder or await self._download(slot)
         files = _Files(folder, await self._adapter(slot), await self._draft_folder(slot))
         slot.enter(ModelState.LOADING)
+        loading = time.monotonic()
         worker = await self._spares.take()
         try:
             await self._admit(slot, files)
@@ -184,9 +200,12 @@ class Manager:
             await self._spares.give_back(worker)
             raise
         slot.worker = worker
+        counts = worker.counts = self._counts[slot.ref.name]
         info = await worker.load(folder, self._load_options(slot.ref, files.adapter, files.draft), slot.set_progress)
         chat = await asyncio.to_thread(_chat_model, info, self._tool_format(slot.ref.id))
         worker.on_exit = lambda: self._died(slot)
+        counts.loads += 1
+        counts.load_seconds += time.monotonic() - loading
         slot.enter(ModelState.READY)
         slot.loaded_since = time.time()
         slot.ready.set_result(Loaded(worker, info, chat))
@@ -324,6 +343,7 @@ class Manager:
         """A loaded model's worker is gone; if nobody stopped it, forget the model."""
         if self._slots.get(slot.key) is slot and slot.state is ModelState.READY:
             _log.error("%s: its worker process died; the next request starts another", slot.ref.name)
+            self._counts[slot.ref.name].crashes += 1
             self._forget(slot)
             slot.enter(ModelState.UNLOADING)
 

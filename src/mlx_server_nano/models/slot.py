@@ -24,16 +24,20 @@ class ModelState(StrEnum):
 class ModelStatus:
     """How a model is.
 
-    progress: of the download or the load, 0 to 1. running: unfinished requests. memory_bytes: what it is reckoned to
-    take, 0 until there is room for it. idle_seconds_left: until it is unloaded; None while it is in use, or if it never
-    will be. loaded_since: Unix seconds, None until it is loaded.
+    progress: of the download or the load, 0 to 1. running: unfinished requests; waiting: those of them that the worker
+    has not begun with. memory_bytes: what it is reckoned to take, 0 until there is room for it; kv_bytes: running requests'
+    caches in it, prefix_cache_bytes: those kept for later ones. idle_seconds_left: until it is unloaded; None while it is in
+    use, or if it never will be. loaded_since: Unix seconds, None until it is loaded.
     """
 
     id: str
     state: ModelState
     progress: float
     running: int
+    waiting: int
     memory_bytes: int
+    kv_bytes: int
+    prefix_cache_bytes: int
     idle_seconds_left: float | None
     loaded_since: float | None
 
@@ -91,13 +95,16 @@ class Slot:
             self._idle_timer = None
 
     def status(self) -> ModelStatus:
-        timer = self._idle_timer
+        timer, worker = self._idle_timer, self.worker
         return ModelStatus(
             id=self.ref.name,
             state=self.state,
             progress=self._progress,
-            running=self.worker.running if self.worker is not None else 0,
+            running=worker.running if worker is not None else 0,
+            waiting=worker.waiting if worker is not None else 0,
             memory_bytes=self.memory_bytes,
+            kv_bytes=worker.kv_bytes if worker is not None else 0,
+            prefix_cache_bytes=worker.prefix_bytes if worker is not None else 0,
             idle_seconds_left=None if timer is None else max(timer.when() - asyncio.get_running_loop().time(), 0.0),
             loaded_since=self.loaded_since,
         )

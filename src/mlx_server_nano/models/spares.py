@@ -21,7 +21,8 @@ class Spares:
     """Hands out ready workers, and with `keep` has one waiting.
 
     While no worker can be started, `problem` says why, `take` fails with that at once, and a start is tried again at growing
-    intervals; so it is when a waiting worker dies. device: what the last worker said that it runs on.
+    intervals; so it is when a waiting worker dies. device: what the last worker said that it runs on. starts: of
+    processes.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, keep: bool) -> None:
@@ -35,6 +36,7 @@ class Spares:
         self._closed = False
         self.problem: str | None = None
         self.device: Device | None = None
+        self.starts = 0
 
     async def take(self) -> Worker:
         """A ready worker, which is the caller's from then on. Raises UnavailableError if none can be started."""
@@ -77,6 +79,7 @@ class Spares:
 
     async def _start(self) -> Worker:
         worker = Worker()
+        self.starts += 1
         try:
             self.device = await worker.start(self._command, self._environment)
         except (OSError, WorkerDiedError) as error:  # TimeoutError is an OSError

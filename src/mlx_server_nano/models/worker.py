@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlx_server_nano.errors import InvalidRequestError, WorkerDiedError, from_failure
+from mlx_server_nano.models.counts import ModelCounts
 from mlx_server_nano.models.generation import Generation
 from mlx_server_nano.models.process import spawn
 from mlx_server_nano.protocol import (
@@ -48,7 +49,8 @@ class Worker:
     """One worker process: `start`, then `load` a model, once; `generate` as often as wanted; `stop`.
 
     It may die at any time: then what waits for it raises WorkerDiedError, and `on_exit` is called.
-    memory_bytes: what it last said that MLX holds.
+    memory_bytes, kv_bytes, prefix_bytes: what it last said that MLX holds, and its rows and its prefix cache of that.
+    counts: where it counts for its model.
 
     Its standard error is the server's, so what MLX prints before it aborts stands in the server's log.
     """
@@ -67,7 +69,8 @@ class Worker:
         self._transport: asyncio.WriteTransport
         self._process: asyncio.subprocess.Process
         self._supervisor: asyncio.Task[None]
-        self.memory_bytes = 0
+        self.memory_bytes = self.kv_bytes = self.prefix_bytes = 0
+        self.counts = ModelCounts()
         self.on_exit: Callable[[], None] = lambda: None
 
     async def start(
@@ -114,6 +117,11 @@ class Worker:
     def running(self) -> int:
         """Requests that are not finished."""
         return len(set(self._generations.values()))
+
+    @property
+    def waiting(self) -> int:
+        """Those of them that the worker has not begun with."""
+        return sum(generation.waiting for generation in set(self._generations.values()))
 
     @property
     def open_choices(self) -> int:
@@ -204,6 +212,9 @@ class Worker:
 
     def _step(self, step: Step) -> None:
         self.memory_bytes = step.memory_bytes or self.memory_bytes
+        self.kv_bytes, self.prefix_bytes = step.kv_bytes, step.prefix_bytes
+        self.counts.drafted_tokens += step.drafted_tokens
+        self.counts.accepted_tokens += step.accepted_tokens
         generations = self._generations
         for event in step.events:
             generation = generations.get(event.request_id)

@@ -7,11 +7,11 @@ import argparse
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_server_nano.errors import ModelLoadError, ServerError
+from mlx_server_nano.logs import configure_logging
 from mlx_server_nano.protocol import (
     Allow,
     Cancel,
@@ -38,13 +38,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("--log-format", default="text")
     arguments = parser.parse_args()
     # Ctrl-C reaches the whole process group; the gateway decides when a worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(
-        stream=sys.stderr, level=arguments.log_level, format="%(asctime)s %(levelname)s worker: %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    configure_logging(arguments.log_level, arguments.log_format, speaker="worker")
     channel = Channel(arguments.fd)
     loads: Inbox[Load] = Inbox()
     inbox: Inbox[Incoming] = Inbox()

@@ -39,6 +39,7 @@ _LOG = logging.getLogger(__name__)
 
 _PADDING_BYTES = 256 << 20
 _CLEAR_EVERY = 256
+_WEIGH_EVERY = 16
 
 Incoming = Outcome | Cancel | Allow | Unload | Written | Fetched
 
@@ -111,6 +112,7 @@ class Engine:
         self._launched: list[_Step] = []
         self._events: list[Event] = []
         self._turns = 0
+        self._kv_bytes = 0
         self._only_decoding = False
         self._unload: Unload | None = None
 
@@ -359,4 +361,7 @@ class Engine:
         if self._events or at_rest:
             events, self._events = tuple(self._events), []
             drafted, accepted = self._speculator.take_counts()
-            self._channel.send(Step(events, memory.held_bytes(), drafted, accepted))
+            if at_rest or self._turns % _WEIGH_EVERY == 0:
+                self._kv_bytes = self._batch.nbytes
+            held, kept = memory.held_bytes(), self._reuse.nbytes
+            self._channel.send(Step(events, held, drafted, accepted, self._kv_bytes, kept))

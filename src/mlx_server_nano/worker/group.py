@@ -239,6 +239,12 @@ class Batch:
         """Bytes that the next step adds."""
         return sum(group.growth() for group in self.groups)
 
+    @property
+    def nbytes(self) -> int:
+        """Of all groups' caches."""
+        caches = (cache for group in self.groups for cache in group.caches)
+        return sum(array.nbytes for cache in caches for array in slots.arrays(cache))
+
     def settle(self, joining: list[Row], *, tight: bool = False) -> None:
         """Drop finished rows and place the new ones. Called between steps, before the next is launched. tight: memory is
         short, and what is given up shall be free now."""

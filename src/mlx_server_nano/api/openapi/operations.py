@@ -23,7 +23,6 @@ from mlx_server_nano.api.tokens import DetokenizeBody, RenderedPrompt, TemplateB
 from mlx_server_nano.errors import (
     AuthenticationError,
     DiskFullError,
-    HostNotAllowedError,
     InvalidRequestError,
     ModelAccessError,
     NotFoundError,
@@ -47,7 +46,7 @@ ERRORS: Final[Mapping[type[ServerError], str]] = {
     UnavailableError: "The server is stopping, the Hub can't be reached or there is too little memory",
     DiskFullError: "There is no room for the model on the disk",
 }
-_ANYWHERE: Final = (AuthenticationError, HostNotAllowedError, OriginNotAllowedError, ServerError, UnavailableError)
+_ANYWHERE: Final = (AuthenticationError, OriginNotAllowedError, ServerError, UnavailableError)
 _GENERATING: Final = (
     InvalidRequestError,
     ModelAccessError,
@@ -254,7 +253,7 @@ OPERATIONS: Final = (
         group="Models and status",
         summary="200 while requests can be served, else 503 with the same body",
         answer=HealthReport,
-        errors=(HostNotAllowedError, OriginNotAllowedError),
+        errors=(OriginNotAllowedError,),
         keyless=True,
     ),
     Operation(
@@ -265,6 +264,14 @@ OPERATIONS: Final = (
         answer=Welcome,
         errors=_ANYWHERE[1:],
         keyless=True,
+    ),
+    Operation(
+        method="GET",
+        path="/metrics",
+        group="Models and status",
+        summary="Counters, gauges and histograms, as Prometheus reads them",
+        media_type="text/plain",
+        errors=_ANYWHERE,
     ),
     Operation(
         method="GET",
