@@ -36,10 +36,11 @@ class Contestant(StrEnum):
         return [sys.executable, "-m", *module]
 
     def arguments(self, port: int, model: Path | None, cache: Path) -> list[str]:
-        """This server takes a model's folder from the request; `mlx_lm.server` loads the one it is told at once."""
+        """This server takes a model's folder from the request; `mlx_lm.server` loads the one it is told at once. Random models
+        soon repeat themselves, which speculation would find."""
         common = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "WARNING"]
         if self is Contestant.NANO:
-            return [*common, "--model-cache-dir", str(cache)]
+            return [*common, "--model-cache-dir", str(cache), "--no-speculation"]
         return [*common, "--model", str(model)] if model else common
 
 

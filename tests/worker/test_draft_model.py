@@ -152,13 +152,12 @@ def test_one_that_fits(tiny: Tiny, tiny_folder: Callable[..., Path]):
     assert found is not None and 0.1 < found.share < 10
 
 
-@pytest.mark.parametrize(("large", "small"), [("qwen3", "qwen3_next"), ("gemma3_text", "qwen3")])
-def test_one_that_can_not_be_used(tiny: Tiny, tiny_folder: Callable[..., Path], caplog, large: str, small: str):
+def test_one_that_can_not_be_used(tiny: Tiny, tiny_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.WARNING)
-    assert draft_loader.load(tiny(large), options(tiny_folder(small))) is None
+    assert draft_loader.load(tiny("qwen3"), options(tiny_folder("qwen3_next"))) is None
     assert "taken back" in caplog.text
     with pytest.raises(ModelLoadError, match="can't draft for large"):
-        draft_loader.load(tiny(large), options(tiny_folder(small), draft_required=True))
+        draft_loader.load(tiny("qwen3"), options(tiny_folder("qwen3_next"), draft_required=True))
 
 
 def test_one_with_another_vocabulary(tiny: Tiny, tmp_path: Path, tiny_folder: Callable[..., Path]):

@@ -17,6 +17,7 @@ from mlx_server_nano.types import Constraint, GenerationRequest, Sampling, TextP
 from mlx_server_nano.worker import sequence as sequence_module
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.costs import Costs
+from mlx_server_nano.worker.drafts import Verifying
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.ngram import PromptIndex
 from mlx_server_nano.worker.speculate import MOST_ROWS
@@ -26,6 +27,7 @@ from tests.worker.test_engine import check, crowd, oracle, outputs, prompt, text
 
 __all__ = ["outputs"]  # a fixture
 
+SNAPSHOTS = ["gemma3_text", "qwen3_next", "lfm2", "mamba2"]
 CUTTABLE = ["qwen2", "qwen3", "qwen3_moe", "llama", "mistral"]
 
 
@@ -91,6 +93,45 @@ def test_greedy_output_is_mlx_lms_in_any_crowd(tiny: Tiny, scripted: Script, arc
         assert driver.recorder.accepted == driver.recorder.drafted
     if right == 0:
         assert driver.recorder.accepted <= 2
+
+
+@pytest.mark.parametrize("arch", SNAPSHOTS)
+def test_rows_alone_that_can_not_be_cut_back(tiny: Tiny, scripted: Script, arch: str):
+    """Before, across and past the end of a sliding window; another row joins and leaves, and a conversation goes on."""
+    loaded = tiny(arch)
+    scripted(Known(loaded, 0.8))
+    driver = Driver(loaded, speculation=True)
+    for length in (2, 20, 45):
+        ids = prompt(random.Random(length), length)
+        request_id = driver.tokens(ids, max_tokens=38)
+        driver.turn(4)
+        other = prompt(random.Random(length + 1), 9)
+        beside = driver.tokens(other, max_tokens=5)
+        driver.run()
+        check(loaded, driver.answers()[request_id, 0], ids, 38)
+        check(loaded, driver.answers()[beside, 0], other, 5)
+        longer = [*ids, *oracle(loaded, ids, 38), 9, 8, 7]
+        request_id = driver.tokens(longer, max_tokens=20)
+        driver.run()
+        assert driver.started()[request_id].cached_tokens >= length
+        check(loaded, driver.answers()[request_id, 0], longer, 20)
+    assert driver.recorder.drafted - 10 > driver.recorder.accepted > 20
+
+
+@pytest.mark.parametrize("arch", ["gemma3_text", "qwen3_next"])
+@pytest.mark.parametrize("turns", range(2, 6))
+def test_cancelling_rows_that_can_not_be_cut_back(tiny: Tiny, scripted: Script, arch: str, turns: int):
+    loaded = tiny(arch)
+    scripted(Known(loaded, 0.5, seed=turns))
+    driver = Driver(loaded, speculation=True)
+    ids = prompt(random.Random(1), 30)
+    request_id = driver.tokens(ids, max_tokens=38)
+    driver.turn(turns)
+    driver.cancel(request_id)
+    driver.turn()
+    again = driver.tokens(ids, max_tokens=30)
+    driver.run()
+    check(loaded, driver.answers()[again, 0], ids, 30)
 
 
 def test_greedy_output_is_mlx_lms_while_slots_grow_and_in_several_groups(tiny: Tiny, scripted: Script, monkeypatch):
@@ -386,12 +427,20 @@ def run_alone(driver: Driver, model: Any, ids: list[int]) -> list[tuple[int, ...
     return list(model.shapes)
 
 
-def test_it_is_off_for_what_can_not_be_cut_back(tiny: Tiny, scripted: Script):
-    for arch in ("gemma3_text", "qwen3_next", "lfm2", "mamba2"):
-        loaded, model = watched(tiny(arch))
-        assert not loaded.verifies
-        scripted(Known(tiny(arch), 1.0))
-        assert not is_wide(run_alone(Driver(loaded, speculation=True), model, prompt(random.Random(1), 20)))
+@pytest.mark.parametrize("arch", SNAPSHOTS)
+def test_what_can_not_be_cut_back_is_verified_alone(tiny: Tiny, scripted: Script, arch: str):
+    loaded, model = watched(tiny(arch))
+    assert loaded.verifies is Verifying.ALONE
+    scripted(Known(tiny(arch), 1.0))
+    ids = prompt(random.Random(1), 20)
+    assert is_wide(run_alone(Driver(loaded, speculation=True), model, ids))
+    driver = Driver(loaded, speculation=True)
+    for at in range(2):
+        driver.tokens(prompt(random.Random(at), 5), max_tokens=30)
+    driver.turn()
+    model.shapes.clear()
+    driver.turn(12)
+    assert (2, 1) in model.shapes and not is_wide([shape for shape in model.shapes if shape[0] == 2])
 
 
 def test_it_is_off_where_wide_passes_cost_too_much(tiny: Tiny, scripted: Script, monkeypatch):

@@ -13,6 +13,7 @@ from mlx_server_nano.errors import ModelLoadError
 from mlx_server_nano.protocol import LoadOptions
 from mlx_server_nano.worker import loader, memory
 from mlx_server_nano.worker.draft_model import DraftModel
+from mlx_server_nano.worker.drafts import Verifying
 from mlx_server_nano.worker.loader import LoadedModel
 
 _LOG = logging.getLogger(__name__)
@@ -43,10 +44,10 @@ def load(large: LoadedModel, options: LoadOptions) -> DraftModel | None:
 
 
 def _problem(large: LoadedModel, small: LoadedModel) -> str | None:
-    if not large.verifies:
+    if large.verifies is Verifying.NOBODY:
         return "what the larger model has computed for wrong guesses can't be taken back"
     if large.tokenizer.get_vocab() != small.tokenizer.get_vocab():
         return "their vocabularies differ"
-    if not (small.info.batchable and small.verifies):
+    if not (small.info.batchable and small.verifies is Verifying.ALL):
         return "what the smaller model has computed for wrong guesses can't be taken back"
     return None

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from enum import Enum
+
+
+class Verifying(Enum):
+    """Whose drafts a model can verify, as it can take back what it has computed for wrong ones: nobody's; those of a row that
+    decodes alone, from a copy; those of all rows, as all caches can be cut."""
+
+    NOBODY = "nobody"
+    ALONE = "alone"
+    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.admission import Admission
-from mlx_server_nano.worker.drafts import Drafts
+from mlx_server_nano.worker.drafts import Drafts, Verifying
 from mlx_server_nano.worker.grammar import RowGrammar
 from mlx_server_nano.worker.prefix import Entry
 from mlx_server_nano.worker.reuse import Reuse
@@ -40,10 +40,11 @@ class Group:
     """One forward pass a step. `sequences[i]` is row i; a finished one stays until the next
     `join` or `close_gaps`, which come between steps."""
 
-    def __init__(self, model: Callable[..., mx.array], row: Row, vocab_size: int, *, verifies: bool = False) -> None:
-        """verifies: drafts can be verified, as the caches can be cut back to what was accepted."""
+    def __init__(
+        self, model: Callable[..., mx.array], row: Row, vocab_size: int, verifies: Verifying = Verifying.NOBODY
+    ) -> None:
         self._model = model
-        self.verifies = verifies
+        self._verifies = verifies
         self._vocab_size = vocab_size
         self.sequences: list[Sequence] = [row.sequence]
         self.caches: Caches = row.caches
@@ -52,6 +53,8 @@ class Group:
         self.lease = row.lease
         self._slotted = False
         self._sampler: Sampler | None = None
+        # A lone row's caches as they were before drafts; those that can be cut are the same ones.
+        self._before: Caches = []
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -59,6 +62,11 @@ class Group:
     @property
     def live(self) -> bool:
         return any(sequence.wants_step for sequence in self.sequences)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether drafts can be verified."""
+        return self._verifies is Verifying.ALL or (self._verifies is Verifying.ALONE and not self._slotted)
 
     def padding(self, length: int) -> int:
         """Key positions that would be read in vain, a step, if a row of this length joined."""
@@ -126,6 +134,8 @@ class Group:
         if drafts is not None:
             width = drafts.width
             self._inputs = mx.array(drafts.inputs([s.last for s in self.sequences]), dtype=mx.uint32)
+            if not self._slotted:
+                self._before = [mine if slots.cuttable(mine) else slots.fork(mine) for mine in self.caches]
         if self._slotted:
             positions = slots.Positions.of([len(sequence) for sequence in self.sequences], width)
             for mine in self.caches:
@@ -155,8 +165,22 @@ class Group:
         if self._sampler is not None:
             self._sampler.keep([s.output[start:-1] for s, start in zip(self.sequences, before, strict=True)])
         if not self._slotted:
-            for mine in self.caches:
-                slots.cut(mine, len(self.sequences[0]))
+            self._take_back(len(self.sequences[0].prompt) + before[0] - 1)
+
+    def _take_back(self, start: int) -> None:
+        """Let a lone row's caches, which drafts were written to from `start` on, hold what the row has said: where they can't
+        be cut, by computing that once more on the caches as they were."""
+        length = len(self.sequences[0])
+        kept, self._before = self._before, []
+        if length == start + self._inputs.shape[1]:
+            return
+        again = not all(slots.cuttable(mine) for mine in self.caches)
+        self.caches = kept
+        for mine in self.caches:
+            if slots.cuttable(mine):
+                slots.cut(mine, start if again else length)
+        if again and length > start:
+            self._model(self._inputs[:, : length - start], cache=self.caches)
 
     def _into_slots(self) -> None:
         own, self.caches = self.caches, [slots.slots_for(cache) for cache in self.caches]
@@ -215,10 +239,10 @@ class Batch:
         *,
         vocab_size: int,
         batchable: bool,
-        verifies: bool,
+        verifies: Verifying,
         padding_limit: int,
     ) -> None:
-        """verifies: see `Group`. padding_limit: key positions of padding that a group may have, those that take as many
+        """padding_limit: key positions of padding that a group may have, those that take as many
         bytes as the weights."""
         self._model = model
         self._vocab_size = vocab_size
@@ -260,7 +284,7 @@ class Batch:
             if not row.sequence.wants_step:
                 self._leave(row.sequence, row.lease, functools.partial(Group(self._model, row, 0).extract, 0))
             elif not self._join(row, self.groups):
-                self.groups.append(Group(self._model, row, self._vocab_size, verifies=self._verifies))
+                self.groups.append(Group(self._model, row, self._vocab_size, self._verifies))
         for group in self.groups:
             group.close_gaps(tight=tight)
         if tight:

@@ -21,6 +21,7 @@ from mlx_server_nano.protocol import LoadOptions
 from mlx_server_nano.template import TemplateError, compile_template, render
 from mlx_server_nano.types import ModelInfo, Sampling
 from mlx_server_nano.worker import adapter, slots
+from mlx_server_nano.worker.drafts import Verifying
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.pooling import EmbeddingPlan, read_plan
 from mlx_server_nano.worker.quantized import FULL_PRECISION, quantized
@@ -58,7 +59,7 @@ class LoadedModel:
     embedding: EmbeddingPlan
     info: ModelInfo
     kv_bytes_per_token: int
-    verifies: bool
+    verifies: Verifying
     row_cost: RowCost
     kv_bits: int | None = None
 
@@ -234,13 +235,14 @@ def _first_line(error: Exception, path: Path) -> str:
     return (str(error).replace(str(path), path.name).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _try_out(model: Any, path: Path, kv_bits: int | None) -> tuple[int, bool, bool, int, RowCost]:
+def _try_out(model: Any, path: Path, kv_bits: int | None) -> tuple[int, bool, Verifying, int, RowCost]:
     """Run two short rows alone and then together: the first use of a kernel compiles it, and a model whose caches or
     positions don't go into slots shows it here rather than under load. Gives vocabulary size, batchable, verifies, KV
     bytes per token, and what a row takes."""
     own = [quantized(make_prompt_cache(model), kv_bits) for _ in range(2)]
     batchable = all(slots.batchable(cache) for cache in own[0])
-    verifies = all(slots.cuttable(cache) for cache in own[0])
+    cuttable = all(slots.cuttable(cache) for cache in own[0])
+    verifies = Verifying.ALL if cuttable else Verifying.ALONE if batchable else Verifying.NOBODY
     try:
         for caches, ids in zip(own, ([1, 2], [1, 2, 3]), strict=True):
             logits = model(mx.array([ids]), cache=caches)
@@ -263,9 +265,9 @@ def _try_out(model: Any, path: Path, kv_bits: int | None) -> tuple[int, bool, bo
     if problem := _trial(model, together, [[3], [4]]):
         _LOG.warning("This model's rows can't be batched and run one at a time: %s", problem)
         return logits.shape[-1], False, verifies, kv_bytes, cost
-    if verifies and (problem := _trial(model, together, [[3, 5], [4, 6]])):
-        _LOG.warning("Drafts can't be verified in this model's batches, so there is no speculation: %s", problem)
-        verifies = False
+    if cuttable and (problem := _trial(model, together, [[3, 5], [4, 6]])):
+        _LOG.warning("Drafts can't be verified in this model's batches, only for a row alone: %s", problem)
+        verifies = Verifying.ALONE
     return logits.shape[-1], True, verifies, kv_bytes, cost
 
 

@@ -98,7 +98,8 @@ class Speculator:
             except Exception:
                 self._give_up()
         tokens = [_draft(*pair, plan.size, guessed) for pair in zip(group.sequences, plan.hopes, strict=True)]
-        return Drafts(tokens, plan.size + 1, share) if any(tokens) else None
+        width = 1 + max(map(len, tokens))
+        return Drafts(tokens, width, share) if width > 1 else None
 
     def accepted(self, drafts: Drafts, row: int, drawn: list[int]) -> list[int]:
         """See `Drafts.accepted`; counted."""
