@@ -85,6 +85,7 @@ def comparable(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "id": "", "content": blocks}
 
 
+@settings(deadline=None)
 @given(answers(), st.booleans())
 def test_stream_and_answer_agree(hermes, steps, with_thinking):
     answer = MessageAnswer("ö", CHAT, with_thinking=with_thinking)
