@@ -60,7 +60,7 @@ def test_a_worker_killed_in_mid_stream(start):
 
 
 def test_a_failing_forward_pass_and_an_abort(start, faulty):
-    server = start("--trust-remote-code")
+    server = start("--trust-remote-code", "*")
     model = str(faulty)
     before = chat(server, model)
     with pytest.raises(openai.InternalServerError) as caught:

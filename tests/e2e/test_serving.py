@@ -177,14 +177,10 @@ def test_tools_and_schemas_are_enforced(start):
 
 
 def test_a_format_by_name(start):
-    server = start(
-        "--tool-format", "*/Tiny-Llama-*=hermes", "--tool-format", "*/Tiny-Qwen3-*=nonsense", "--no-spare-worker"
-    )
+    server = start("--tool-format", "*/Tiny-Llama-*=hermes", "--no-spare-worker")
     tools = [{"type": "function", "function": {"name": "clock"}}]
     ask = {"messages": HELLO, "tools": tools, "tool_choice": "required", "extra_body": {"thinking_budget": 4}}
     answer = server.client.chat.completions.create(
         model="mlx-community/Tiny-Llama-bf16", parallel_tool_calls=False, **ask
     )
     assert [call.function.name for call in answer.choices[0].message.tool_calls or []] == ["clock"]
-    with pytest.raises(openai.BadRequestError, match="nonsense"):
-        server.client.chat.completions.create(model=QWEN, **ask)
