@@ -26,6 +26,7 @@ from mlx_server_nano.protocol import Delta, LoadOptions, to_frame
 from mlx_server_nano.types import GenerationRequest, Sampling, TokenPrompt
 from mlx_server_nano.worker import loader
 from mlx_server_nano.worker.channel import Inbox
+from mlx_server_nano.worker.compiled import CompiledStep
 from mlx_server_nano.worker.engine import Engine, Incoming
 from mlx_server_nano.worker.scheduler import Prepared
 
@@ -40,6 +41,7 @@ class _Clock:
         self.tokens: dict[int, int] = {}
         self.drafted = 0
         self.accepted = 0
+        self.texts: dict[int, str] = {}
 
     def send(self, step: Any) -> None:
         to_frame(step)
@@ -50,24 +52,33 @@ class _Clock:
             if isinstance(event, Delta):
                 self.arrivals.setdefault(event.request_id, []).append(now)
                 self.tokens[event.request_id] = self.tokens.get(event.request_id, 0) + event.tokens
+                self.texts[event.request_id] = self.texts.get(event.request_id, "") + event.text
 
-    def take(self) -> tuple[dict[int, list[float]], dict[int, int]]:
-        """Arrivals and token counts by request; starts anew."""
-        noted = self.arrivals, self.tokens
-        self.arrivals, self.tokens = {}, {}
+    def take(self) -> tuple[dict[int, list[float]], dict[int, int], dict[int, str]]:
+        """Arrivals, token counts and texts by request; starts anew."""
+        noted = self.arrivals, self.tokens, self.texts
+        self.arrivals, self.tokens, self.texts = {}, {}, {}
         return noted
 
 
 class EngineLoop:
     """The engine as a worker runs it, turned by hand. Without speculation unless it is asked for: random models soon
-    repeat themselves, which is not to be compared with loops that don't guess."""
+    repeat themselves, which is not to be compared with loops that don't guess. `texts`: what it answered last."""
 
-    def __init__(self, loaded: loader.LoadedModel, sampling: Sampling, *, speculation: bool = False) -> None:
+    def __init__(
+        self,
+        loaded: loader.LoadedModel,
+        sampling: Sampling,
+        *,
+        speculation: bool = False,
+        compiled: CompiledStep | None = None,
+    ) -> None:
         self._clock = _Clock()
         self._inbox: Inbox[Incoming] = Inbox()
         self._sampling = sampling
+        self.texts: list[str] = []
         options = LoadOptions(log_name="engine", speculation=speculation)
-        self._engine = Engine(loaded, options, self._clock, self._inbox)  # type: ignore[arg-type]
+        self._engine = Engine(loaded, options, self._clock, self._inbox, compiled=compiled)  # type: ignore[arg-type]
 
     @property
     def guesses(self) -> tuple[int, int]:
@@ -84,7 +95,8 @@ class EngineLoop:
         self._engine.turn(wait=True)
         while not self._engine.idle:
             self._engine.turn(wait=False)
-        arrivals, tokens = self._clock.take()
+        arrivals, tokens, texts = self._clock.take()
+        self.texts = [texts[i] for i in range(len(prompt_ids))]
         return [
             Answer(sent=sent, arrivals=tuple(arrivals[i]), tokens=tokens[i], prompt_tokens=len(ids))
             for i, ids in enumerate(prompt_ids)

@@ -69,6 +69,16 @@ def make(folder: Path, shape: Shape, *, tokenizer: Path | None = None, dtype: st
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             if (tokenizer / name).exists():
                 shutil.copy(tokenizer / name, folder)
+    model, config = build(folder, shape, dtype=dtype, bits=bits)
+    mx.save_safetensors(
+        str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())), metadata={"format": "mlx"}
+    )
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [config["eos_token_id"]]}))
+
+
+def build(folder: Path, shape: Shape, *, dtype: str = "bfloat16", bits: int = 0) -> tuple[Any, dict[str, Any]]:
+    """The model in memory alone, for the tokenizer in `folder`, and its `config.json`."""
     entries = Tokenizer.from_file(str(folder / "tokenizer.json"))
     end: Any = entries.token_to_id(json.loads((folder / "tokenizer_config.json").read_text())["eos_token"])
     config = _config(shape, end, dtype)
@@ -92,11 +102,7 @@ def make(folder: Path, shape: Shape, *, tokenizer: Path | None = None, dtype: st
     if bits:
         nn.quantize(model, group_size=64, bits=bits)
         config["quantization"] = {"group_size": 64, "bits": bits}
-    mx.save_safetensors(
-        str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())), metadata={"format": "mlx"}
-    )
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [end]}))
+    return model, config
 
 
 def _config(shape: Shape, end: int, dtype: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from mlx_server_nano.protocol import Cancel, Delta, Event, Failed, LoadOptions, 
 from mlx_server_nano.types import FinishReason, GenerationRequest, Sampling, TokenLogprob, TokenPrompt
 from mlx_server_nano.worker import loader
 from mlx_server_nano.worker.channel import Inbox
+from mlx_server_nano.worker.compiled import CompiledStep
 from mlx_server_nano.worker.draft_model import DraftModel
 from mlx_server_nano.worker.engine import Engine, Incoming
 from mlx_server_nano.worker.prompts import Tokenizing
@@ -52,12 +53,18 @@ class Recorder:
 class Driver:
     """Without speculation unless it is asked for."""
 
-    def __init__(self, loaded: loader.LoadedModel, draft_model: DraftModel | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        loaded: loader.LoadedModel,
+        draft_model: DraftModel | None = None,
+        compiled: CompiledStep | None = None,
+        **options: Any,
+    ) -> None:
         self.loaded = loaded
         self.recorder = Recorder()
         self.inbox: Inbox[Incoming] = Inbox()
         settings = LoadOptions(log_name="test", **{"speculation": False, **options})
-        self.engine = Engine(loaded, settings, self.recorder, self.inbox, draft_model)  # type: ignore[arg-type]
+        self.engine = Engine(loaded, settings, self.recorder, self.inbox, draft_model, compiled=compiled)  # type: ignore[arg-type]
         self.tokenizing = Tokenizing(
             loaded.tokenizer,
             loaded.apply_template,

@@ -19,6 +19,7 @@ from mlx_server_nano.types import TokenLogprob
 from mlx_server_nano.worker import memory
 from mlx_server_nano.worker.admission import Admission
 from mlx_server_nano.worker.channel import Channel, Inbox
+from mlx_server_nano.worker.compiled import CompiledStep, Compiles
 from mlx_server_nano.worker.costs import Shape
 from mlx_server_nano.worker.disk import Fetched, Written, disk_tier
 from mlx_server_nano.worker.draft_model import DraftModel
@@ -34,6 +35,7 @@ from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.scheduler import Prefill, Prepared
 from mlx_server_nano.worker.sequence import Sequence, joined
 from mlx_server_nano.worker.speculate import Speculator
+from mlx_server_nano.worker.trial import TRIAL_TOKENS, trial
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,7 +85,10 @@ class Engine:
         channel: Channel,
         inbox: Inbox[Incoming],
         draft_model: DraftModel | None = None,
+        *,
+        compiled: CompiledStep | None = None,
     ) -> None:
+        """compiled: how to compile steps, where that is not to be found out."""
         self._loaded = loaded
         self._options = options
         self._channel = channel
@@ -92,6 +97,8 @@ class Engine:
         disk = disk_tier(loaded, options, inbox.put)
         self._admission = Admission(loaded.row_cost, loaded.info.context_length, mx.get_active_memory)
         self._reuse = Reuse(loaded.new_caches, memory.prefix_budget(options.prefix_cache_bytes), disk)
+        self._compiled = compiled or CompiledStep(loaded.model, Compiles())
+        self._trial = None if compiled else trial(loaded.model, loaded.new_caches, batchable=loaded.info.batchable)
         self._batch = Batch(
             loaded.model,
             self._reuse,
@@ -100,6 +107,7 @@ class Engine:
             batchable=loaded.info.batchable,
             verifies=loaded.verifies,
             padding_limit=max(loaded.info.weights_bytes, _PADDING_BYTES) // per_token,
+            compiled=self._compiled,
         )
         self._masks = Masks(loaded.grammars.vocab_size)
         self._speculator = Speculator(enabled=options.speculation, model=draft_model)
@@ -119,7 +127,9 @@ class Engine:
     def run(self) -> None:
         """Until the gateway unloads the model, or the process ends: see `Channel`."""
         while self._unload is None:
-            self.turn(wait=self.idle and not self._reuse.leaving)
+            # Nothing is tried out before the request that the model was loaded for.
+            trying = self._trial is not None and self._turns > 0
+            self.turn(wait=self.idle and not self._reuse.leaving and not trying)
         self._reuse.close(self._unload.seconds)
 
     @property
@@ -150,10 +160,25 @@ class Engine:
         if self._speculator.prepare(self._batch.groups, budget):
             self._only_decoding = False
         self._reuse.step()
+        if self.idle:
+            self._try_out()
         self._turns += 1
         if self.idle or self._turns % _CLEAR_EVERY == 0 or self._admission.short(mx.get_cache_memory()) > 0:
             mx.clear_cache()
         self._post(at_rest=self.idle)
+
+    def _try_out(self) -> None:
+        """A portion of the trial of compiled steps; there is none where memory is short."""
+        if self._trial is None:
+            return
+        if self._admission.short(self._admission.for_more(0, TRIAL_TOKENS)) > 0:
+            self._trial = None
+            return
+        try:
+            next(self._trial)
+        except StopIteration as end:
+            self._compiled.compiles = end.value
+            self._trial = None
 
     def _take_in(self, message: Incoming) -> None:
         if isinstance(message, Prepared):

@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.admission import Admission
+from mlx_server_nano.worker.compiled import CompiledStep, plain_step
 from mlx_server_nano.worker.drafts import Drafts, Verifying
 from mlx_server_nano.worker.grammar import RowGrammar
 from mlx_server_nano.worker.prefix import Entry
@@ -41,9 +42,16 @@ class Group:
     `join` or `close_gaps`, which come between steps."""
 
     def __init__(
-        self, model: Callable[..., mx.array], row: Row, vocab_size: int, verifies: Verifying = Verifying.NOBODY
+        self,
+        model: Callable[..., mx.array],
+        row: Row,
+        vocab_size: int,
+        verifies: Verifying = Verifying.NOBODY,
+        compiled: CompiledStep | None = None,
     ) -> None:
+        """compiled: takes the steps that it can."""
         self._model = model
+        self._compiled = compiled
         self._verifies = verifies
         self._vocab_size = vocab_size
         self.sequences: list[Sequence] = [row.sequence]
@@ -129,19 +137,15 @@ class Group:
     def forward(self, drafts: Drafts | None = None) -> mx.array:
         """Run the model on every row's last token: logits `[rows, vocabulary]`, lazy. With drafts, on those as well: logits
         `[rows, width, vocabulary]`; all tokens must have been read, and `keep_read` must come before the next step."""
-        width = 1
-        self._inputs = self.tokens[:, None]
+        lengths = [len(sequence) for sequence in self.sequences]
         if drafts is not None:
-            width = drafts.width
             self._inputs = mx.array(drafts.inputs([s.last for s in self.sequences]), dtype=mx.uint32)
             if not self._slotted:
                 self._before = [mine if slots.cuttable(mine) else slots.fork(mine) for mine in self.caches]
-        if self._slotted:
-            positions = slots.Positions.of([len(sequence) for sequence in self.sequences], width)
-            for mine in self.caches:
-                slots.begin(mine, positions)
-        logits: mx.array = self._model(self._inputs, cache=self.caches)
-        return logits if drafts is not None else logits[:, -1]
+            return plain_step(self._model, self._inputs, self.caches, lengths)
+        self._inputs = self.tokens[:, None]
+        logits = self._compiled(self.tokens, self.caches, lengths) if self._compiled is not None else None
+        return plain_step(self._model, self._inputs, self.caches, lengths)[:, -1] if logits is None else logits
 
     def sample(self, logits: mx.array, allowed: mx.array | None = None) -> mx.array:
         """The rows' next tokens, lazy; `forward` takes them in next. logits and allowed: see `Sampler`. Gives `[rows]`, or
@@ -241,10 +245,12 @@ class Batch:
         batchable: bool,
         verifies: Verifying,
         padding_limit: int,
+        compiled: CompiledStep | None = None,
     ) -> None:
         """padding_limit: key positions of padding that a group may have, those that take as many
         bytes as the weights."""
         self._model = model
+        self._compiled = compiled
         self._vocab_size = vocab_size
         self._reuse = reuse
         self._admission = admission
@@ -284,7 +290,7 @@ class Batch:
             if not row.sequence.wants_step:
                 self._leave(row.sequence, row.lease, functools.partial(Group(self._model, row, 0).extract, 0))
             elif not self._join(row, self.groups):
-                self.groups.append(Group(self._model, row, self._vocab_size, self._verifies))
+                self.groups.append(Group(self._model, row, self._vocab_size, self._verifies, self._compiled))
         for group in self.groups:
             group.close_gaps(tight=tight)
         if tight:

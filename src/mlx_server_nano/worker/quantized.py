@@ -121,7 +121,8 @@ class SlotQuantized(_Bits, SlotKV):
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         new = self._pack(keys), self._pack(values)
-        self._store(*zip((*self.keys, *self.values), (*new[0], *new[1]), strict=True))
+        parts = self._stored(*zip((*self.keys, *self.values), (*new[0], *new[1]), strict=True))
+        self.keys, self.values = tuple(parts[:3]), tuple(parts[3:])
         return self._give(*self.keys_and_values(), width=keys.shape[2])
 
     def keys_and_values(self) -> tuple[Any, Any]:

@@ -27,20 +27,19 @@ class Positions:
     """Where each row of a step writes: the same for all layers.
 
     lengths: each row's length before the step. width: tokens of each row. offset, after: int32 `[rows]`, before and after
-    the step. each: `[rows, width]`, the position of every token. rows: `[rows]`, 0, 1, ..."""
+    the step. each: `[rows, width]`, the position of every token."""
 
     lengths: tuple[int, ...]
     width: int
     offset: mx.array
     after: mx.array
     each: mx.array
-    rows: mx.array
 
     @classmethod
     def of(cls, lengths: Rows[int], width: int = 1) -> Positions:
         offset = mx.array(list(lengths), dtype=mx.int32)
         each = offset[:, None] + mx.arange(width, dtype=mx.int32)
-        return cls(tuple(lengths), width, offset, offset + width, each, mx.arange(len(lengths)))
+        return cls(tuple(lengths), width, offset, offset + width, each)
 
     @property
     def level(self) -> bool:
@@ -69,25 +68,20 @@ class SlotKV:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write `[rows, heads, width, dim]` at each row's position; return what the rows attend to, `[rows, heads, length,
         dim]`."""
-        self._store((self.keys, keys), (self.values, values))
+        self.keys, self.values = self._stored((self.keys, keys), (self.values, values))
         return self.keys_and_values()
 
-    def _store(self, *pairs: tuple[mx.array, mx.array]) -> None:
-        """Into each first array `[slots, heads, capacity, ...]` write the second, `[rows, heads, width, ...]`."""
+    def _stored(self, *pairs: tuple[mx.array, mx.array]) -> list[mx.array]:
+        """Each first array, `[slots, heads, capacity, ...]`, with the second, `[rows, heads, width, ...]`, written into it."""
         positions = self._positions
-        if positions.level:
-            count, at = len(positions.lengths), self._index(positions.lengths[0])
-            for mine, new in pairs:
-                mine[:count, :, at : at + positions.width] = new
-        elif positions.width > 1:
-            rows = positions.rows[:, None]
-            for mine, new in pairs:
-                mine[rows, :, positions.each] = new.transpose(0, 2, 1, 3)
-        else:
-            at_each = self._indices(positions.offset)
-            for mine, new in pairs:
-                mine[positions.rows, :, at_each] = new[:, :, 0]
         self.offset = positions.after
+        if not positions.level:
+            at_each = self._indices(positions.each)
+            return [written(mine, new, at_each) for mine, new in pairs]
+        count, at = len(positions.lengths), self._index(positions.lengths[0])
+        for mine, new in pairs:
+            mine[:count, :, at : at + positions.width] = new
+        return [mine for mine, _ in pairs]
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
         count, length = len(self._positions.lengths), self._used()
@@ -315,6 +309,16 @@ def _put_row(array: mx.array | None, slot: int, row: mx.array | None) -> mx.arra
         return mx.concatenate([array, row])
     array[slot : slot + 1] = row
     return array
+
+
+def written(array: mx.array, new: mx.array, at: mx.array) -> mx.array:
+    """`[slots, heads, capacity, dim]` with `new` `[rows, heads, width, dim]` at these positions, `[rows, width]`. Slots past the
+    rows are not in use, and may be written to."""
+    # On CUDA steps of eight rows take 0.6 of the time that they take with an update by index arrays, which leaves them alone.
+    spare = [(0, array.shape[0] - new.shape[0])]
+    if spare != [(0, 0)]:
+        new, at = mx.pad(new, [*spare, (0, 0), (0, 0), (0, 0)]), mx.pad(at, [*spare, (0, 0)])
+    return mx.put_along_axis(array, mx.broadcast_to(at[:, None, :, None], new.shape), new, axis=2)
 
 
 def _empty(like: mx.array, slots: int, capacity: int) -> mx.array:

@@ -1,0 +1,281 @@
+"""A decode step as one compiled function, so that the host does not rebuild the model's graph for every token.
+
+The keys and values of all rows go in and come out as arrays of fixed capacity; where each row writes is an array too. What
+would change from step to step, the length that attention reads, is rounded up, and a mask hides the rest. So a
+function serves many steps, and a new one is traced where rows or rounded lengths change. The arrays that come out take the
+place of those that went in before anything runs, so MLX may write in place."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
+
+from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.slots import Positions, SlotKV, SlotRing
+
+_LOG = logging.getLogger(__name__)
+
+# As KVCache grows by.
+_STEP = 256
+# To trace costs about two steps, and a group of these rows may be gone at the next: not before it has been seen this often.
+_SETTLED = 8
+_KEPT = 48
+ANY_LENGTH = 1 << 62
+
+Caches = list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiles:
+    """Up to which length, in tokens, to compile the steps of a row that is alone, and those of rows together. 0: none."""
+
+    alone: int = 0
+    together: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a traced function is good for. bound: key positions that attention reads. full: no row's window has room left.
+    arrays: shapes of some of the caches' arrays, of each kind that there is."""
+
+    rows: int
+    bound: int
+    full: bool
+    arrays: tuple[Any, ...]
+
+
+class CompiledStep:
+    """Runs decode steps of groups whose rows and caches stay as they are for a while."""
+
+    def __init__(self, model: Callable[..., mx.array], compiles: Compiles, settled: int = _SETTLED) -> None:
+        """compiles may change later. settled: how often a shape must have been asked for before it is traced."""
+        self._model = model
+        self.compiles = compiles
+        self._settled = settled
+        self._traced: OrderedDict[_Shape, Callable[..., tuple[mx.array, list[mx.array]]]] = OrderedDict()
+        self._asked: OrderedDict[_Shape, int] = OrderedDict()
+
+    def __call__(self, tokens: mx.array, caches: Caches, lengths: Rows[int]) -> mx.array | None:
+        """The logits `[rows, vocabulary]`, lazy, after each row's last token `[rows]`, which its caches take in. None if the
+        step is left to the plain way, with the caches' content as it was.
+
+        caches: a layer each, of one row alone or in slots. lengths: the tokens in each row's."""
+        limit = self.compiles.alone if len(lengths) == 1 else self.compiles.together
+        if min(lengths) == 0 or max(lengths) >= limit or not all(ready(cache) for cache in caches):
+            return None
+        positions = Positions.of(lengths)
+        for cache in caches:
+            _make_room(cache, positions)
+        arrays = [array for cache in caches for array in slots.arrays(cache)]
+        shape = _Shape(
+            len(lengths),
+            _rounded(max(lengths) + 1),
+            min(lengths) >= max(map(_window, caches)),
+            (arrays[0].shape, arrays[-1].shape),
+        )
+        step = self._step(shape, caches)
+        if step is None:
+            return None
+        try:
+            logits, changed = step(tokens, positions.offset, arrays)
+        except Exception:
+            _LOG.warning("The decode step can't be compiled and runs without", exc_info=True)
+            self.compiles = Compiles()
+            return None
+        # Nothing but the graph may hold the old arrays when it runs.
+        del arrays
+        source = iter(changed)
+        for cache in caches:
+            _store(cache, source)
+        return logits
+
+    def _step(self, shape: _Shape, caches: Caches) -> Callable[..., tuple[mx.array, list[mx.array]]] | None:
+        step = self._traced.get(shape)
+        if step is not None:
+            self._traced.move_to_end(shape)
+            return step
+        asked = self._asked.pop(shape, 0) + 1
+        if asked < self._settled:
+            self._asked[shape] = asked
+            _drop_oldest(self._asked)
+            return None
+        layers = [_blank(cache) for cache in caches]
+        step = self._traced[shape] = mx.compile(_Step(self._model, layers, shape).run)
+        _drop_oldest(self._traced)
+        return step
+
+
+def plain_step(model: Callable[..., mx.array], inputs: mx.array, caches: Caches, lengths: Rows[int]) -> mx.array:
+    """A step without compiling: logits `[rows, width, vocabulary]` after each row's tokens `[rows, width]`."""
+    if any(isinstance(cache, SlotKV | CacheList) for cache in caches):
+        positions = Positions.of(lengths, inputs.shape[1])
+        for cache in caches:
+            slots.begin(cache, positions)
+    return model(inputs, cache=caches)
+
+
+def _drop_oldest(entries: OrderedDict[Any, Any]) -> None:
+    while len(entries) > _KEPT:
+        entries.popitem(last=False)
+
+
+class _Step:
+    """What is traced. layers: empty caches of each layer's kind."""
+
+    def __init__(self, model: Callable[..., mx.array], layers: Caches, shape: _Shape) -> None:
+        self._model = model
+        self._layers = layers
+        self._shape = shape
+
+    def run(self, tokens: mx.array, offset: mx.array, arrays: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
+        source = iter(arrays)
+        where = _Where(self._shape, offset)
+        caches = [_stand_in(layer, source, where) for layer in self._layers]
+        logits = self._model(tokens[:, None], cache=caches)[:, -1]
+        return logits, [array for cache in caches for array in slots.arrays(cache)]
+
+
+class _Where:
+    """Where the rows of a traced step write and what they see: `offset`, int32 `[rows]`."""
+
+    def __init__(self, shape: _Shape, offset: mx.array) -> None:
+        self.shape = shape
+        self.offset = offset
+        self.after = offset + 1
+
+
+class _FixedKV:
+    """Stands in for an attention layer's cache, plain or a ring (`window`), while a step is traced."""
+
+    def __init__(self, keys: mx.array, values: mx.array, where: _Where, window: int | None) -> None:
+        self.keys, self.values = keys, values
+        self.offset = where.offset
+        self._where = where
+        self._window = window
+        self._bound = min(where.shape.bound, keys.shape[2])
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        where = self._where
+        at = where.offset if self._window is None else where.offset % self._window
+        at = at[:, None]
+        self.keys, self.values = slots.written(self.keys, keys, at), slots.written(self.values, values, at)
+        self.offset = where.after
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        count = self._where.shape.rows
+        return self.keys[:count, :, : self._bound], self.values[:count, :, : self._bound]
+
+    def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> mx.array | None:
+        """Bool `[rows, 1, 1, bound]`, or None where every row sees all that is there."""
+        offset = self._where.offset[:, None]
+        index = mx.arange(self._bound)
+        if self._window is None:
+            mask = index <= offset
+            if window_size is not None:
+                mask = mask & (index > offset - window_size)
+            return mask[:, None, None]
+        window = min(window_size or self._window, self._window)
+        if self._where.shape.full and window == self._window and not return_array:
+            return None
+        age = (offset - index) % self._window
+        return ((age < window) & (age <= offset))[:, None, None]
+
+
+def ready(cache: Any) -> bool:
+    """Whether a layer's cache is of a kind that can be compiled, and holds arrays."""
+    if type(cache) is CacheList:
+        return all(ready(part) for part in cache.caches)
+    if type(cache) is ArraysCache:
+        return all(array is not None for array in cache.cache) and cache.lengths is None and cache.left_padding is None
+    if type(cache) is RotatingKVCache and cache.keep:
+        return False
+    return type(cache) in (SlotKV, SlotRing, KVCache, RotatingKVCache) and cache.keys is not None
+
+
+def _blank(cache: Any) -> Any:
+    """What a trace needs to know of a cache, without its arrays."""
+    if type(cache) is CacheList:
+        return CacheList(*(_blank(part) for part in cache.caches))
+    if type(cache) is SlotKV:
+        return SlotKV()
+    return SlotRing(cache.window) if type(cache) is SlotRing else slots.slots_for(cache)
+
+
+def _stand_in(blank: Any, source: Iterator[mx.array], where: _Where) -> Any:
+    if type(blank) is CacheList:
+        return CacheList(*(_stand_in(part, source, where) for part in blank.caches))
+    if type(blank) is ArraysCache:
+        own = ArraysCache(len(blank.cache))
+        own.cache = [next(source) for _ in blank.cache]
+        return own
+    return _FixedKV(next(source), next(source), where, blank.window if type(blank) is SlotRing else None)
+
+
+def _store(cache: Any, source: Iterator[mx.array]) -> None:
+    """The arrays that came out of a step, and with them a row's own cache one token longer."""
+    if type(cache) is CacheList:
+        for part in cache.caches:
+            _store(part, source)
+    elif type(cache) is ArraysCache:
+        cache.cache = [next(source) for _ in cache.cache]
+    else:
+        cache.keys, cache.values = next(source), next(source)
+        if type(cache) is KVCache:
+            cache.offset += 1
+        elif type(cache) is RotatingKVCache:
+            cache._idx = cache.offset % cache.max_size + 1
+            cache.offset += 1
+
+
+def _window(cache: Any) -> int:
+    """The tokens after which a cache is full; 0 if it never is."""
+    if type(cache) is CacheList:
+        return max(map(_window, cache.caches))
+    return cache.window if type(cache) is SlotRing else cache.max_size if type(cache) is RotatingKVCache else 0
+
+
+def _make_room(cache: Any, positions: Positions) -> None:
+    """Bring a cache into the form that a step works on, with room for one more token a row."""
+    if type(cache) is CacheList:
+        for part in cache.caches:
+            _make_room(part, positions)
+    elif isinstance(cache, SlotKV):
+        cache.begin(positions)
+    elif type(cache) is KVCache:
+        needed, capacity = _rounded(cache.offset + 1), cache.keys.shape[2]
+        if capacity < needed or capacity % _STEP:
+            cache.keys, cache.values = _fitted(cache.keys, needed), _fitted(cache.values, needed)
+    elif type(cache) is RotatingKVCache:
+        _turn(cache, min(_rounded(cache.offset + 1), cache.max_size))
+
+
+def _turn(cache: RotatingKVCache, capacity: int) -> None:
+    """Token p of a row's own window to index p % window, where it is not there already."""
+    held = min(cache.offset, cache.max_size)
+    turned = (cache.offset - 1) % cache.max_size + 1
+    if cache._idx == turned and cache.keys.shape[2] == capacity:
+        return
+    ordered = [cache._temporal_order(array)[:, :, -held:] for array in (cache.keys, cache.values)]
+    if held == cache.max_size:
+        cache.keys, cache.values = (mx.roll(array, cache.offset % held, 2) for array in ordered)
+    else:
+        cache.keys, cache.values = (_fitted(array, capacity) for array in ordered)
+    cache._idx = turned
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _STEP) * _STEP
+
+
+def _fitted(array: mx.array, capacity: int) -> mx.array:
+    """A copy of `[1, heads, length, dim]` with another capacity."""
+    array = array[:, :, :capacity]
+    return mx.pad(array, [(0, 0), (0, 0), (0, capacity - array.shape[2]), (0, 0)])
