@@ -8,6 +8,7 @@ import pytest
 from mlx_lm import stream_generate
 
 from tests.worker.harness import Driver
+from tests.worker.test_engine import watched
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "gemma3_text", "qwen3_next", "lfm2", "mamba2"])
@@ -50,3 +51,27 @@ def test_answers_do_not_depend_on_what_came_before(tiny, arch, seed, budget, pad
         assert sum(event.cached_tokens for event in started.values()) > 100
     assert driver.engine._reuse.nbytes <= budget
     assert not any(entry.leased for entry in driver.engine._reuse._prefixes._entries.values())
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "qwen3_next"])
+def test_prompts_that_come_together_share_one_prefill(tiny, arch):
+    """A sub-request that begins like one that is computed waits for it; a short one does not wait behind a long one."""
+    loaded, model = watched(tiny(arch))
+    rng = random.Random(0)
+    ids = [rng.randrange(10, 3000) for _ in range(601)]
+    driver = Driver(loaded, prefill_chunk=128, busy_prefill_chunk=128)
+    same = [driver.tokens(ids, max_tokens=6) for _ in range(3)]
+    branch = driver.tokens(ids[:500] + ids[:40], max_tokens=6)
+    driver.run()
+    prefilled = sum(count for _, count in model.shapes if count > 16)
+    assert prefilled <= (600 + 40 if arch == "qwen3" else 600 + 540), "once, and what the branch has of its own"
+    assert len({driver.answers()[request_id, 0].text for request_id in same}) == 1
+    alone = Driver(tiny(arch), prefix_cache_bytes=0)
+    expected = [alone.tokens(ids, max_tokens=6), alone.tokens(ids[:500] + ids[:40], max_tokens=6)]
+    alone.run()
+    for request_id, other in zip((same[0], branch), expected, strict=True):
+        assert driver.answers()[request_id, 0].text == alone.answers()[other, 0].text
+    driver = Driver(tiny(arch), prefill_chunk=64, prefix_cache_bytes=0)
+    first, second = driver.tokens(ids, max_tokens=2), driver.tokens(ids, max_tokens=2)
+    driver.turn()
+    assert set(driver.started()) == {first, second}, "nothing is kept, so there is nothing to wait for"

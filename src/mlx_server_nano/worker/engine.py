@@ -39,7 +39,6 @@ from mlx_server_nano.worker.trial import TRIAL_TOKENS, trial
 
 _LOG = logging.getLogger(__name__)
 
-_PADDING_BYTES = 256 << 20
 _CLEAR_EVERY = 256
 _WEIGH_EVERY = 16
 
@@ -93,7 +92,6 @@ class Engine:
         self._options = options
         self._channel = channel
         self._inbox = inbox
-        per_token = loaded.kv_bytes_per_token or 1
         disk = disk_tier(loaded, options, inbox.put)
         self._admission = Admission(loaded.row_cost, loaded.info.context_length, mx.get_active_memory)
         self._reuse = Reuse(loaded.new_caches, memory.prefix_budget(options.prefix_cache_bytes), disk)
@@ -106,7 +104,7 @@ class Engine:
             vocab_size=loaded.info.vocab_size,
             batchable=loaded.info.batchable,
             verifies=loaded.verifies,
-            padding_limit=max(loaded.info.weights_bytes, _PADDING_BYTES) // per_token,
+            padding_limit=loaded.padding_limit,
             compiled=self._compiled,
         )
         self._masks = Masks(loaded.grammars.vocab_size)

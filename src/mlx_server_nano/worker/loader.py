@@ -35,6 +35,7 @@ _FALLBACK_CONTEXT = 32768
 # afm7 takes the position of its later layers from the length of the padded keys, which is wrong for all but the longest row.
 _ALONE = frozenset({"afm7"})
 _EVAL_BYTES = 256 << 20
+_PADDING_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,12 @@ class LoadedModel:
     def full_caches(self) -> list[Any]:
         """The same in the model's own precision."""
         return list(make_prompt_cache(self.model))
+
+    @property
+    def padding_limit(self) -> int:
+        """Key positions of padding that rows in one pass may have, those that take as many bytes as the weights: reading them in
+        vain costs as much as a second pass would."""
+        return max(self.info.weights_bytes, _PADDING_BYTES) // (self.kv_bytes_per_token or 1)
 
     @property
     def cuttable(self) -> bool:

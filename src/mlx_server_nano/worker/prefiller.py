@@ -24,6 +24,7 @@ from mlx_server_nano.worker.sequence import Sequence
 
 _LOG = logging.getLogger(__name__)
 
+_WORTH_WAITING = 256  # tokens
 _SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
 
 
@@ -83,16 +84,31 @@ class Prefiller:
         def fits(prefill: Prefill) -> bool:
             nonlocal owed
             found = None if prefill.prepared.scored else self._reuse.find(prefill.prepared.ids)
+            if self._soon_spared(prefill, found.length if found is not None else 0):
+                return False
             owed += self._need(prefill, found.length if found is not None and found.moves else 0)
             return self._reuse.make_room(partial(self._admission.short, owed), found)
 
-        for prefill in self._scheduler.admit(len(decoding), fits):
-            prepared = prefill.prepared
-            start = self._reuse.fresh() if prepared.scored else self._reuse.start(prepared.ids)
-            prefill.caches, prefill.done, prefill.lease = start.caches, start.length, start.lease
+        for prefill in self._scheduler.admit(len(decoding), fits, self._begin):
             if not prefill.announced:
                 prefill.announced = True
-                yield Started(prepared.request_id, len(prepared.ids), start.length, prepared.tail)
+                prepared = prefill.prepared
+                yield Started(prepared.request_id, len(prepared.ids), prefill.done, prepared.tail)
+
+    def _begin(self, prefill: Prefill) -> None:
+        prepared = prefill.prepared
+        start = self._reuse.fresh() if prepared.scored else self._reuse.start(prepared.ids)
+        prefill.caches, prefill.done, prefill.lease = start.caches, start.length, start.lease
+
+    def _soon_spared(self, prefill: Prefill, held: int) -> bool:
+        """Whether a prompt at work has most of what this one would compute: then it is worth waiting for."""
+        if prefill.prepared.scored:
+            return False
+        for other in self.running:
+            spared = self._reuse.will_share(other.prepared, prefill.prepared.ids) - held
+            if spared >= max(_WORTH_WAITING, other.remaining // 2):
+                return True
+        return False
 
     def _need(self, prefill: Prefill, held: int) -> int:
         prepared, request = prefill.prepared, prefill.prepared.request

@@ -17,7 +17,7 @@ import numpy as np
 
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.disk import DiskTier, Fetched
-from mlx_server_nano.worker.prefix import Entry, PrefixCache, Tokens
+from mlx_server_nano.worker.prefix import Entry, PrefixCache, Tokens, common
 from mlx_server_nano.worker.scheduler import Prepared
 
 Caches = list[Any]
@@ -63,6 +63,15 @@ class Reuse:
     @property
     def nbytes(self) -> int:
         return self._prefixes.nbytes
+
+    def will_share(self, coming: Prepared, ids: list[int]) -> int:
+        """How many tokens of a prompt could be taken from one that is still computed, once it is through."""
+        if not self._enabled:
+            return 0
+        shared = common(as_tokens(coming.ids[:-1]), as_tokens(ids[:-1]))
+        if self.cuttable:
+            return shared
+        return max((at for at in (*coming.branches, len(coming.ids) - 1) if at <= shared), default=0)
 
     def fresh(self) -> Start:
         """Empty caches."""

@@ -103,9 +103,15 @@ class Scheduler:
     def idle(self) -> bool:
         return not self._waiting and not self.prefills
 
-    def admit(self, decoding_rows: int, fits: Callable[[Prefill], bool] = _always) -> list[Prefill]:
-        """Move waiting requests to prefill while there is room. A request with more choices than rows runs when all
-        else is done, and so does one that does not fit: what never will is not to be added."""
+    def admit(
+        self,
+        decoding_rows: int,
+        fits: Callable[[Prefill], bool] = _always,
+        begin: Callable[[Prefill], None] = lambda prefill: None,
+    ) -> list[Prefill]:
+        """Move waiting requests to prefill while there is room, and `begin` each before the next is looked at. A request
+        with more choices than rows runs when all else is done, and so does one that does not fit: what never will is not to
+        be added."""
         admitted: list[Prefill] = []
         rows = decoding_rows + sum(prefill.prepared.request.n for prefill in self.prefills)
         while self._waiting:
@@ -118,6 +124,7 @@ class Scheduler:
             rows += prefill.prepared.request.n
             self.prefills.append(prefill)
             admitted.append(prefill)
+            begin(prefill)
         return admitted
 
     def plan(self, budget: int) -> list[tuple[Prefill, int]]:
