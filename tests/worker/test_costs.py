@@ -27,7 +27,7 @@ def test_a_ratio_of_what_was_measured():
     assumed = costs.ratio(WIDE)
     assert 1 < assumed < 2
     run(costs, clock, 1, PLAIN, ahead=True, times=5)
-    run(costs, clock, 3, WIDE, ahead=False, times=2)
+    run(costs, clock, 3, WIDE, ahead=False, times=3)
     assert costs.ratio(WIDE) == 3
     assert costs.ratio(Shape(2, 9)) != 3, "other rows"
 
@@ -36,8 +36,9 @@ def test_the_first_pass_of_a_shape_does_not_count():
     clock = Clock()
     costs = Costs(clock)
     run(costs, clock, 1, PLAIN, ahead=True, times=5)
+    run(costs, clock, 0.5, WIDE, ahead=False)
     run(costs, clock, 50, WIDE, ahead=False)
-    assert costs.ratio(WIDE) < 2
+    assert costs.ratio(WIDE) < 2, "nor is one enough"
     run(costs, clock, 2, WIDE, ahead=False)
     assert costs.ratio(WIDE) == 2
 
@@ -46,7 +47,7 @@ def test_what_something_else_disturbed_does_not_count():
     clock = Clock()
     costs = Costs(clock)
     run(costs, clock, 1, PLAIN, ahead=True, times=5)
-    run(costs, clock, 2, WIDE, ahead=False, times=2)
+    run(costs, clock, 2, WIDE, ahead=False, times=3)
     run(costs, clock, 0.1, None, ahead=False)
     run(costs, clock, 0.1, WIDE, ahead=False)  # since when is not known
     assert costs.ratio(WIDE) == 2
@@ -58,7 +59,7 @@ def test_plain_steps_count_only_where_each_is_launched_ahead():
     clock = Clock()
     costs = Costs(clock)
     run(costs, clock, 1, PLAIN, ahead=True, times=5)
-    run(costs, clock, 2, WIDE, ahead=False, times=2)
+    run(costs, clock, 2, WIDE, ahead=False, times=3)
     run(costs, clock, 0.1, PLAIN, ahead=False, times=2)
     run(costs, clock, 0.1, PLAIN, ahead=True)
     assert costs.ratio(WIDE) == 2
@@ -73,6 +74,16 @@ def test_the_least_of_the_latest_counts():
     assert costs.ratio(WIDE) == 2
     run(costs, clock, 4, WIDE, ahead=False, times=8)
     assert costs.ratio(WIDE) == 4
+
+
+def test_one_shape_tells_of_the_others():
+    clock = Clock()
+    costs = Costs(clock)
+    run(costs, clock, 1, PLAIN, ahead=True, times=5)
+    run(costs, clock, 9, WIDE, ahead=False, times=3)
+    assert 16 < costs.ratio(Shape(1, 17)) < 18
+    assert 16 < costs.ratio(Shape(2, 9)) < 18
+    assert 4 < costs.ratio(Shape(1, 5)) < 6
 
 
 def test_what_did_not_pay_is_tried_again_some_time():

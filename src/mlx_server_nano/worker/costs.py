@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Final
 
 # Until it is known better: what a step loses when its tokens must be read before the next is launched, and what each
-# more token adds. Where weights are read from memory once for all tokens, that is little.
+# more token adds. Where weights are read from memory once for all tokens, that is little. One shape that was measured
+# tells of the others what a token adds.
 _UNREAD: Final = 1.15
 _PER_TOKEN: Final = 0.02
 _PASS: Final = 0.05  # a pass of a small model, beside reading its weights
 _KEPT: Final = 8
+_ENOUGH: Final = 2  # one may have been disturbed
 _FORGET_AFTER: Final = 256
 
 
@@ -37,6 +39,7 @@ class Costs:
         self._ahead = False
         self._at: float | None = None
         self._passed_over = 0
+        self._per_token = _PER_TOKEN
 
     def mark(self, shape: Shape | None, *, ahead: bool) -> None:
         """A step of this shape has just been read. None: not just one, or something else took time as well. ahead: the next
@@ -53,10 +56,10 @@ class Costs:
     def ratio(self, shape: Shape) -> float:
         """How many times as long as a plain step of as many rows."""
         plain, wide = self._seconds[Shape(shape.rows, 1)], self._seconds[shape]
-        if plain and wide:
+        if plain and len(wide) >= _ENOUGH:
             return min(wide) / min(plain)
         drafting = (shape.share + _PASS) * (shape.width - 1) if shape.share else 0.0
-        return _UNREAD + drafting + _PER_TOKEN * shape.rows * (shape.width - 1)
+        return _UNREAD + drafting + self._per_token * _more(shape)
 
     def pass_over(self, rows: int) -> None:
         """Drafts were left unused, perhaps for what they once cost: now and then that is forgotten, to be measured
@@ -64,6 +67,7 @@ class Costs:
         self._passed_over += 1
         if self._passed_over >= _FORGET_AFTER:
             self._passed_over = 0
+            self._per_token = _PER_TOKEN
             for shape in [shape for shape in self._seconds if shape.rows == rows and shape.width > 1]:
                 del self._seconds[shape]
 
@@ -71,4 +75,12 @@ class Costs:
         # The first pass of a shape may compile its kernels.
         if shape in self._warm:
             self._seconds[shape].append(seconds)
+            known = self._seconds[Shape(shape.rows, 1)] and len(self._seconds[shape]) >= _ENOUGH
+            if shape.width > 1 and not shape.share and known:
+                self._per_token = max(0.0, self.ratio(shape) - _UNREAD) / _more(shape)
         self._warm.add(shape)
+
+
+def _more(shape: Shape) -> int:
+    """Tokens beyond those of a plain step."""
+    return shape.rows * (shape.width - 1)
