@@ -28,6 +28,7 @@ from mlx_server_nano.worker import loader
 from mlx_server_nano.worker.channel import Inbox
 from mlx_server_nano.worker.compiled import CompiledStep
 from mlx_server_nano.worker.engine import Engine, Incoming
+from mlx_server_nano.worker.grammar import RowGrammar
 from mlx_server_nano.worker.scheduler import Prepared
 
 _WARM_UP_TOKENS = 8
@@ -85,13 +86,19 @@ class EngineLoop:
         """Tokens that were drafted so far, and those of them that were accepted."""
         return self._clock.drafted, self._clock.accepted
 
-    def __call__(self, prompt_ids: list[list[int]], output_tokens: int) -> list[Answer]:
+    def __call__(
+        self, prompt_ids: list[list[int]], output_tokens: int, grammar: Callable[[], RowGrammar] | None = None
+    ) -> list[Answer]:
+        """grammar: makes each row's, on the clock."""
         sent = time.monotonic()
         for i, ids in enumerate(prompt_ids):
             request = GenerationRequest(
                 prompt=TokenPrompt(ids=tuple(ids)), max_tokens=output_tokens, sampling=self._sampling
             )
-            self._inbox.put(Prepared(request_id=i, request=request, ids=ids, tail="", continues_text=False))
+            held = grammar() if grammar else None
+            self._inbox.put(
+                Prepared(request_id=i, request=request, ids=ids, tail="", continues_text=False, grammar=held)
+            )
         self._engine.turn(wait=True)
         while not self._engine.idle:
             self._engine.turn(wait=False)
