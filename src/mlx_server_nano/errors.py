@@ -13,6 +13,7 @@ ServerError                         500  server_error
 │   ├── ModelNotFoundError               code model_not_found
 │   └── PreviousResponseNotFoundError    code previous_response_not_found
 ├── MethodNotAllowedError           405
+├── ModelInUseError                 409  code model_in_use: it is not unloaded
 ├── PayloadTooLargeError            413
 ├── UnsupportedMediaTypeError       415
 ├── QueueFullError                  429  rate_limit_error; retry_after
@@ -124,6 +125,12 @@ class MethodNotAllowedError(ServerError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class ModelInUseError(ServerError):
+    status = 409
+    type = "invalid_request_error"
+    code = "model_in_use"
 
 
 class PayloadTooLargeError(ServerError):

@@ -13,12 +13,12 @@ from typing import Any
 
 from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.config.models import RequestDefaults
-from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
+from mlx_server_nano.errors import ModelInUseError, ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.catalog import AvailableModel
 from mlx_server_nano.models.counts import ModelCounts
 from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.models.slot import ModelState, ModelStatus
-from mlx_server_nano.protocol import Answer, Delta, Event, Measured, Started
+from mlx_server_nano.protocol import Answer, Delta, Device, Event, Measured, Started
 from mlx_server_nano.types import FinishReason, GenerationRequest, Measure, ModelInfo
 
 
@@ -141,6 +141,8 @@ def status(name: str, state: ModelState = ModelState.READY, loaded_since: float 
         prefix_cache_bytes=200,
         idle_seconds_left=None,
         loaded_since=loaded_since,
+        pinned=False,
+        context_length=None if loaded_since is None else 100,
     )
 
 
@@ -154,6 +156,8 @@ class FakeManager:
         self.running = False
         self.problem: str | None = None
         self.memory_limit = 5000
+        self.memory_in_use = 3000
+        self.device: Device | None = None
         self.worker_starts = 2
         self.counts = {"org/model": ModelCounts(1, 2.5, 1, 20, 15)}
 
@@ -170,11 +174,28 @@ class FakeManager:
             status("org/coming", ModelState.LOADING, loaded_since=None),
         ]
 
+    async def load(self, name: str) -> AsyncIterator[ModelStatus]:
+        script = self._script(name)
+        yield status(name, ModelState.DOWNLOADING, None)
+        for beat in script.opening:
+            await perform(beat)
+            yield status(name, ModelState.LOADING, None)
+        yield status(name)
+
+    async def unload(self, name: str, *, force: bool = False) -> str:
+        self._script(name)
+        if not force:
+            raise ModelInUseError(f"{name} is in use.", param="model")
+        return name
+
+    def _script(self, name: str) -> Script:
+        if name not in self.scripts:
+            raise ModelNotFoundError(f"The model {name!r} does not exist.", param="model")
+        return self.scripts[name]
+
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[FakeLease]:
-        script = self.scripts.get(name)
-        if script is None:
-            raise ModelNotFoundError(f"The model {name!r} does not exist.", param="model")
+        script = self._script(name)
         self.waiting += 1
         try:
             for beat in script.opening:

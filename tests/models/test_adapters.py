@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from mlx_server_nano.config import Settings
 from mlx_server_nano.config.models import Loading, ModelOptions
 from mlx_server_nano.errors import ModelLoadError, ModelNotFoundError, OutOfMemoryError
 from mlx_server_nano.models import adapters
 from mlx_server_nano.models.download import download
+from mlx_server_nano.models.loading import ModelFiles, load_options
 from tests.hub_standin import HubStandin
 from tests.models.bench import Bench
 
@@ -84,4 +86,5 @@ async def test_models_with_adapters(bench: Bench, hub: HubStandin) -> None:
         assert bench.states().keys() == {"a", "poet"}
         (slot,) = (slot for slot in manager._slots.values() if slot.ref.name == "poet")
         folder = adapters.find(REPOSITORY, bench.folder / "cache")
-        assert manager._load_options(slot.ref, folder).adapter == str(folder)
+        options = load_options(Settings(), slot.ref, ModelFiles(bench.folder / "a", folder, None), trusted=False)
+        assert options.adapter == str(folder)

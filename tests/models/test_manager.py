@@ -13,6 +13,7 @@ from mlx_server_nano.config import Settings
 from mlx_server_nano.config.models import Loading, ModelOptions, RequestDefaults
 from mlx_server_nano.errors import (
     GenerationError,
+    ModelInUseError,
     ModelNotFoundError,
     OutOfMemoryError,
     QueueFullError,
@@ -20,12 +21,11 @@ from mlx_server_nano.errors import (
     UnsupportedModelError,
     WorkerDiedError,
 )
-from mlx_server_nano.models.catalog import Catalog
-from mlx_server_nano.models.manager import Manager
+from mlx_server_nano.models.loading import ModelFiles, load_options
 from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.models.slot import ModelState
 from tests.models import fake_worker
-from tests.models.bench import Bench, read, start
+from tests.models.bench import GIB, Bench, read, start
 
 pytestmark = pytest.mark.anyio
 
@@ -323,7 +323,93 @@ async def test_unknown_names_start_nothing(bench: Bench) -> None:
         assert manager.status() == []
 
 
-async def test_a_worker_may_run_the_code_of_trusted_models_alone() -> None:
-    manager = Manager(Settings(), Catalog(trust_remote_code=["org/mine"]))
-    assert manager._load_options(ModelRef("org/mine", ModelKind.HUB, None)).trust_remote_code
-    assert not manager._load_options(ModelRef("org/other", ModelKind.HUB, None)).trust_remote_code
+async def test_unloading_gives_the_memory_back(bench: Bench) -> None:
+    bench.model("a")
+    async with bench.managed("a", alias=(("x", "a"),)) as manager:
+        await bench.use("a")
+        assert manager.memory_in_use > 128 << 20
+        assert await manager.unload("x") == "a"
+        assert (manager.status(), manager.memory_in_use) == ([], 0)
+        assert psutil.Process().children() == []
+        for name in ("a", "org/never"):
+            with pytest.raises(ModelNotFoundError, match="is not loaded"):
+                await manager.unload(name)
+        assert await bench.use("a") == "t0 t1 "
+
+
+async def test_a_model_in_use_is_unloaded_by_force_alone(bench: Bench) -> None:
+    bench.model("a")
+    async with bench.managed("a") as manager, manager.lease("a") as lease:
+        running = start(lease, "hold")
+        await running.next()
+        with pytest.raises(ModelInUseError, match="1 request"):
+            await manager.unload("a")
+        assert await manager.unload("a", force=True) == "a"
+        with pytest.raises(WorkerDiedError, match="was stopped"):
+            await running.next()
+        assert bench.states() == {}
+        assert await bench.use("a") == "t0 t1 "
+
+
+async def test_a_pinned_model_is_unloaded_by_force_alone(bench: Bench) -> None:
+    bench.model("a")
+    async with bench.managed("a", models=[("a", ModelOptions(loading=Loading(pinned=True)))]) as manager:
+        await bench.until(lambda: bench.states() == {"a": ModelState.READY})
+        assert manager.status()[0].pinned
+        with pytest.raises(ModelInUseError, match="pinned"):
+            await manager.unload("a")
+        assert await manager.unload("a", force=True) == "a"
+        assert bench.states() == {}
+
+
+async def test_unloading_ends_a_load(bench: Bench) -> None:
+    go = bench.model("a", "wait") / "go"
+    async with bench.managed("a") as manager:
+        waiting = asyncio.create_task(bench.use("a"))
+        await bench.until(lambda: bench.notes("load") != [])
+        with pytest.raises(ModelInUseError):
+            await manager.unload("a")
+        assert await asyncio.gather(*(manager.unload("a", force=True) for _ in range(2))) == ["a", "a"]
+        with pytest.raises(UnavailableError, match="a was unloaded before it was ready"):
+            await waiting
+        assert (bench.states(), psutil.Process().children()) == ({}, [])
+        go.touch()
+        assert await bench.use("a") == "t0 t1 "
+
+
+async def test_an_ended_load_leaves_no_room_taken(bench: Bench) -> None:
+    """It had begun to make room."""
+    bench.model("a", weights_bytes=GIB // 2), bench.model("b", "wait", weights_bytes=GIB // 2)
+    bench.model("c", weights_bytes=GIB // 2)
+    async with bench.managed("a", "b", "c") as manager:
+        await bench.use("a")
+        waiting = asyncio.create_task(bench.use("b"))
+        await bench.until(lambda: "a" not in bench.states() or bench.states()["a"] is ModelState.UNLOADING)
+        await manager.unload("b", force=True)
+        with pytest.raises(UnavailableError):
+            await waiting
+        assert await bench.use("c") == "t0 t1 "
+
+
+async def test_a_load_is_told_until_it_is_ready(bench: Bench) -> None:
+    go = bench.model("a", "wait") / "go"
+    async with bench.managed("a") as manager:
+        seen = []
+        async for status in manager.load("a"):
+            seen.append((status.state, status.progress, status.context_length))
+            if status.progress == 0.5:
+                go.touch()
+        assert (ModelState.LOADING, 0.5, None) in seen
+        assert seen[-1] == (ModelState.READY, 1.0, fake_worker.INFO.context_length)
+        assert [status.state async for status in manager.load("a")] == [ModelState.READY]
+        bench.model("b", "fail")
+        with pytest.raises(ModelNotFoundError):
+            [_ async for _ in manager.load("/nowhere")]
+        await manager.unload("a")
+
+
+async def test_a_worker_may_run_the_code_of_trusted_models_alone(tmp_path: Path) -> None:
+    files = ModelFiles(tmp_path, None, None)
+    for trusted in (False, True):
+        options = load_options(Settings(), ModelRef("org/mine", ModelKind.HUB, None), files, trusted=trusted)
+        assert options.trust_remote_code is trusted

@@ -11,6 +11,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from mlx_server_nano.api.access import ApiKeys, WebPages
+from mlx_server_nano.api.admin import Admin
 from mlx_server_nano.api.chat import ChatDialect
 from mlx_server_nano.api.completions import CompletionDialect
 from mlx_server_nano.api.embeddings import EmbeddingDialect
@@ -47,6 +48,8 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
 
     metrics = Metrics(manager)
     models = ModelEndpoints(manager, catalog)
+    health = Health(manager, gate)
+    admin = Admin(settings, manager, gate, health, metrics)
     description = Description()
     chat = GenerationEndpoint(settings, manager, gate, ChatDialect().prepare)
     completions = GenerationEndpoint(settings, manager, gate, CompletionDialect().prepare)
@@ -57,7 +60,7 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
     count = GenerationEndpoint(settings, manager, gate, dialect.prepare_count)
     routes = [
         Route("/", Methods({"GET": welcome})),
-        Route(HEALTH_PATH, Methods({"GET": Health(manager, gate)})),
+        Route(HEALTH_PATH, Methods({"GET": health})),
         Route("/v1/chat/completions", Methods({"POST": chat})),
         Route("/v1/completions", Methods({"POST": completions})),
         Route("/v1/embeddings", Methods({"POST": embeddings})),
@@ -67,6 +70,9 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
         Route(ANTHROPIC_PATH, Methods({"POST": messages})),
         Route(f"{ANTHROPIC_PATH}/count_tokens", Methods({"POST": count})),
         *responses_routes(settings, manager, gate),
+        Route("/admin/status", Methods({"GET": admin.status})),
+        Route("/admin/load", Methods({"POST": admin.load})),
+        Route("/admin/unload", Methods({"POST": admin.unload})),
         Route(METRICS_PATH, Methods({"GET": metrics})),
         Route("/openapi.json", Methods({"GET": description.document})),
         Route(DOCS_PATH, Methods({"GET": description.page})),

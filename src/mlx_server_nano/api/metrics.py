@@ -82,6 +82,13 @@ class Metrics:
             self._meters[model] = ModelMeters(*(getattr(self._by_model, name).labels(model) for name in names))
         return self._meters[model]
 
+    def tokens(self, model: str) -> tuple[int, int, int]:
+        """Of prompts, those of them that came from the prefix cache, and of answers."""
+        meters = self._meters.get(model)
+        if meters is None:
+            return 0, 0, 0
+        return _value(meters.prompt), _value(meters.cached), _value(meters.generated)
+
     def answered(self, route: str, code: int, seconds: float) -> None:
         """`route` is a pattern, not a path."""
         self._requests.labels(route, str(code)).inc()
@@ -90,6 +97,11 @@ class Metrics:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         encode, media_type = choose_encoder(Headers(scope=scope).get("accept", ""))
         await Response(encode(self.registry), headers={"content-type": media_type})(scope, receive, send)
+
+
+def _value(counter: Counter) -> int:
+    (family,) = counter.collect()
+    return int(family.samples[0].value)
 
 
 class _OfModels(Collector):

@@ -8,16 +8,17 @@ back however it ends.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mlx_server_nano.api.body import read_json_body
 from mlx_server_nano.api.envelope import as_server_error
-from mlx_server_nano.api.gate import ClientGoneError, Gate, ending_with_client
+from mlx_server_nano.api.gate import ClientGoneError, Gate, Interrupt, ending_with_client
 from mlx_server_nano.api.record import Record
 from mlx_server_nano.api.sse import EventStream
 from mlx_server_nano.config import Settings
@@ -100,22 +101,10 @@ class GenerationEndpoint:
                         await self._generate(job, _collector(job.encoder), Record.of(scope))
                 await Response(job.encoder.body(), media_type="application/json")(scope, receive, send)
                 return
-            stream = EventStream(send, self._settings.keepalive_interval, lambda: job.encoder.keep_alive)
-            try:
-                with interrupt:
-                    async with ending_with_client(receive, interrupt), stream:
-                        await self._generate(job, _forwarder(job.encoder, stream), Record.of(scope))
-            except ClientGoneError:
-                raise
-            except Exception as error:
-                if not stream.started:
-                    raise
-                failure = as_server_error(error)
-                Record.of(scope).fail(failure)
-                last = job.encoder.fail(failure)
-            else:
-                last = job.encoder.end()
-            await stream.close(last)
+            encoder = job.encoder
+            stream = EventStream(send, self._settings.keepalive_interval, lambda: encoder.keep_alive)
+            work = self._generate(job, _forwarder(encoder, stream), Record.of(scope))
+            await run_stream(scope, receive, interrupt, stream, work, end=encoder.end, fail=encoder.fail)
 
     async def _generate(
         self, job: StreamJob | AnswerJob, take: Callable[[Sequence[Event]], Awaitable[None]], record: Record
@@ -131,6 +120,35 @@ class GenerationEndpoint:
                     await take(events)
             finally:
                 generation.cancel()
+
+
+async def run_stream(
+    scope: Scope,
+    receive: Receive,
+    interrupt: Interrupt,
+    stream: EventStream,
+    work: Coroutine[Any, Any, None],
+    *,
+    end: Callable[[], bytes],
+    fail: Callable[[ServerError], bytes],
+) -> None:
+    """Await the work, which writes to the stream, and end the response with what `end` gives, or `fail` if the work fails after
+    the stream has begun; before that its error is raised. Raises ClientGoneError."""
+    try:
+        with contextlib.closing(work), interrupt:
+            async with ending_with_client(receive, interrupt), stream:
+                await work
+    except ClientGoneError:
+        raise
+    except Exception as error:
+        if not stream.started:
+            raise
+        failure = as_server_error(error)
+        Record.of(scope).fail(failure)
+        last = fail(failure)
+    else:
+        last = end()
+    await stream.close(last)
 
 
 def _collector(encoder: AnswerEncoder) -> Callable[[Sequence[Event]], Awaitable[None]]:

@@ -26,8 +26,11 @@ class ModelHealth(Struct):
     memory_bytes: int
 
 
+HealthState = Literal["healthy", "draining", "unhealthy"]
+
+
 class HealthReport(Struct, omit_defaults=True):
-    status: Literal["healthy", "draining", "unhealthy"]
+    status: HealthState
     models: list[ModelHealth]
     reason: str | None = None
 
@@ -45,15 +48,18 @@ class Health:
         self._manager = manager
         self._gate = gate
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def report(self) -> HealthReport:
         models = [
             ModelHealth(model.id, model.state, model.running, model.memory_bytes) for model in self._manager.status()
         ]
-        report = HealthReport("healthy", models)
         if self._gate.draining:
-            report = HealthReport("draining", models, "The server is shutting down.")
-        elif self._manager.problem is not None:
-            report = HealthReport("unhealthy", models, self._manager.problem)
+            return HealthReport("draining", models, "The server is shutting down.")
+        if self._manager.problem is not None:
+            return HealthReport("unhealthy", models, self._manager.problem)
+        return HealthReport("healthy", models)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        report = self.report()
         await _json(report, 200 if report.status == "healthy" else 503)(scope, receive, send)
 
 

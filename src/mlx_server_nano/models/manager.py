@@ -14,29 +14,36 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_server_nano.config import Settings, worker_environment
 from mlx_server_nano.config.models import Loading, RequestDefaults, over
-from mlx_server_nano.errors import ModelLoadError, OutOfMemoryError, ServerError, UnavailableError, WorkerDiedError
-from mlx_server_nano.models import adapters
+from mlx_server_nano.errors import (
+    ModelInUseError,
+    ModelLoadError,
+    ModelNotFoundError,
+    OutOfMemoryError,
+    ServerError,
+    UnavailableError,
+    WorkerDiedError,
+)
 from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.counts import ModelCounts
 from mlx_server_nano.models.download import download
 from mlx_server_nano.models.fetch import Fetched
-from mlx_server_nano.models.folder import weights_bytes
 from mlx_server_nano.models.lease import Lease, Loaded
+from mlx_server_nano.models.loading import ModelFiles, load_options
 from mlx_server_nano.models.memory import estimate, gibibytes, memory_limit
 from mlx_server_nano.models.names import ModelRef
 from mlx_server_nano.models.slot import ModelState, ModelStatus, Slot
 from mlx_server_nano.models.spares import Spares
 from mlx_server_nano.models.worker import COMMAND
-from mlx_server_nano.protocol import LoadOptions
+from mlx_server_nano.protocol import Device
 from mlx_server_nano.types import ModelInfo
 
 if TYPE_CHECKING:
@@ -44,6 +51,7 @@ if TYPE_CHECKING:
 
 _UNLOAD_SECONDS: Final = 10.0  # for a prefix cache on its way to disk; a model that needs the memory waits as long
 _KNOWN_NAMES: Final = 1000
+_TELL_SECONDS: Final = 0.25  # between two states of a model on its way in
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +92,16 @@ class Manager:
         """Bytes for all models together; see `memory.memory_limit`."""
         device = self._spares.device
         return memory_limit(self._settings.max_memory, device.memory_bytes if device is not None else None)
+
+    @property
+    def memory_in_use(self) -> int:
+        """Bytes, of all models together."""
+        return sum(slot.memory_bytes for slot in (*self._slots.values(), *self._leaving))
+
+    @property
+    def device(self) -> Device | None:
+        """What models run on; None until a worker has told."""
+        return self._spares.device
 
     @property
     def worker_starts(self) -> int:
@@ -133,9 +151,7 @@ class Manager:
         UnavailableError while no worker can be started and when draining.
         """
         slot, ref = await self._slot(name)
-        slot.cancel_idle_timer()
-        slot.leases += 1
-        try:
+        with self._kept(slot):
             # The future is shared: a waiter that is cancelled must not cancel it.
             loaded = await asyncio.shield(slot.ready)
             capacity = self._settings.max_batch_size + self._settings.max_queue
@@ -144,6 +160,49 @@ class Manager:
                 yield lease
             finally:
                 lease.end()
+
+    async def load(self, name: str) -> AsyncGenerator[ModelStatus, None]:
+        """Load a model and tell how it is, again and again until it is ready. Raises as `lease`, and with its caller gone the
+        load goes on."""
+        slot, _ = await self._slot(name)
+        with self._kept(slot):
+            while not slot.ready.done():
+                yield slot.status()
+                await asyncio.wait({slot.ready}, timeout=_TELL_SECONDS)
+            slot.ready.result()
+            yield slot.status()
+
+    async def unload(self, name: str, *, force: bool = False) -> str:
+        """Unload a model by any of its names, or end its load; returns when its memory is free, with the name that clients
+        are shown. force: also one that is pinned, or in use: then requests end with an error.
+
+        Raises what `Catalog.resolve` raises, ModelNotFoundError if it is not loaded, ModelInUseError.
+        """
+        slot = next((slot for slot in self._slots.values() if slot.ref.name == name), None)
+        if slot is None:
+            ref = await asyncio.to_thread(self._catalog.resolve, name)
+            slot = self._slots.get(ref.key)
+        if slot is None:
+            raise ModelNotFoundError(f"The model {name!r} is not loaded.", param="model")
+        if not force and (slot.leases or slot.pinned):
+            why = f"{slot.leases} request(s) use it" if slot.leases else "it is pinned"
+            raise ModelInUseError(
+                f"{slot.ref.name} is not unloaded: {why}. `force` unloads it all the same.", param="model"
+            )
+        if slot.state is ModelState.READY:
+            await asyncio.shield(self._spawn(self._unload(slot)))
+        else:
+            slot.arrival.cancel()
+            await asyncio.wait({slot.arrival})
+        return slot.ref.name
+
+    @contextmanager
+    def _kept(self, slot: Slot) -> Iterator[None]:
+        """While it is entered, the model is not unloaded."""
+        slot.cancel_idle_timer()
+        slot.leases += 1
+        try:
+            yield
         finally:
             slot.leases -= 1
             self._rest(slot)
@@ -157,15 +216,16 @@ class Manager:
         slot = self._slots.get(ref.key)
         if slot is None:
             slot = self._slots[ref.key] = Slot(ref)
-            self._spawn(self._bring_up(slot))
+            slot.arrival = self._spawn(self._bring_up(slot))
         if len(self._known) < _KNOWN_NAMES:
             self._known[name] = ref
         return slot, ref
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _bring_up(self, slot: Slot) -> None:
         error: ServerError
@@ -176,8 +236,13 @@ class Manager:
             error = refusal
             if isinstance(error, WorkerDiedError):
                 self._counts[slot.ref.name].crashes += 1
-        except asyncio.CancelledError:  # by `close` alone
-            error = UnavailableError("The server is shutting down.")
+        except asyncio.CancelledError:  # by `close` or `unload`
+            why = (
+                "The server is shutting down."
+                if self._draining
+                else f"{slot.ref.name} was unloaded before it was ready."
+            )
+            error = UnavailableError(why)
         except Exception as unexpected:
             _log.exception("Loading %s failed", slot.ref.name)
             error = ModelLoadError(f"{slot.ref.name} can't be loaded: {unexpected}")
@@ -190,7 +255,7 @@ class Manager:
     async def _load(self, slot: Slot) -> None:
         started = time.monotonic()
         folder = slot.ref.folder or await self._download(slot)
-        files = _Files(folder, await self._adapter(slot), await self._draft_folder(slot))
+        files = ModelFiles(folder, await self._adapter(slot), await self._draft_folder(slot))
         slot.enter(ModelState.LOADING)
         loading = time.monotonic()
         worker = await self._spares.take()
@@ -201,7 +266,8 @@ class Manager:
             raise
         slot.worker = worker
         counts = worker.counts = self._counts[slot.ref.name]
-        info = await worker.load(folder, self._load_options(slot.ref, files.adapter, files.draft), slot.set_progress)
+        options = load_options(self._settings, slot.ref, files, trusted=self._catalog.trusts(slot.ref.id))
+        info = await worker.load(folder, options, slot.set_progress)
         chat = await asyncio.to_thread(_chat_model, info, self._tool_format(slot.ref.id))
         worker.on_exit = lambda: self._died(slot)
         counts.loads += 1
@@ -253,45 +319,28 @@ class Manager:
         fetched = await self._fetch(ref.id, lambda done, total: slot.set_progress(done / total if total else 0.0))
         return Path(fetched.folder)
 
-    def _load_options(self, ref: ModelRef, adapter: Path | None = None, draft: Path | None = None) -> LoadOptions:
-        directory = self._settings.prefix_cache_dir
-        return LoadOptions(
-            log_name=ref.name,
-            adapter=None if adapter is None else str(adapter),
-            context_length=ref.options.loading.context_length,
-            max_rows=self._settings.max_batch_size,
-            prefill_chunk=self._settings.prefill_chunk,
-            busy_prefill_chunk=self._settings.busy_prefill_chunk,
-            trust_remote_code=self._catalog.trusts(ref.id),
-            prefix_cache_bytes=self._settings.prefix_cache_memory,
-            speculation=self._settings.speculation,
-            kv_bits=ref.options.loading.kv_bits or self._settings.kv_bits,
-            draft_folder=None if draft is None else str(draft),
-            draft_required=ref.options.loading.draft_model is not None,
-            prefix_cache_dir=None if directory is None else str(directory),
-            prefix_cache_disk=self._settings.prefix_cache_disk,
-        )
-
     def _share_memory(self) -> None:
         """Tell the workers what they may take now that a model has come or gone: all that the others leave."""
         for slot in self._slots.values():
             if slot.state is ModelState.READY and slot.worker is not None:
-                slot.worker.allow(self.memory_limit - self._memory_in_use() + slot.memory_bytes)
+                slot.worker.allow(self.memory_limit - self.memory_in_use + slot.memory_bytes)
 
     def _tool_format(self, model: str) -> str | None:
         return next((name for pattern, name in self._settings.tool_format if fnmatchcase(model, pattern)), None)
 
-    async def _admit(self, slot: Slot, files: _Files) -> None:
+    async def _admit(self, slot: Slot, files: ModelFiles) -> None:
         """Make room for a model and reserve it. Raises OutOfMemoryError, without having unloaded anything in vain if
         the model is too large by itself."""
         async with self._admission:
             need = estimate(await asyncio.to_thread(files.weights_bytes))
             self._refuse_too_large(slot.ref.name, need)
-            while (free := self.memory_limit - self._memory_in_use()) < need:
+            while (free := self.memory_limit - self.memory_in_use) < need:
                 if self._leaving:
                     await asyncio.gather(*map(self._end, self._leaving))
                 elif idle := [other for other in self._slots.values() if other.is_idle and not other.pinned]:
-                    await self._unload(min(idle, key=lambda other: other.last_used))
+                    self._spawn(
+                        self._unload(min(idle, key=lambda other: other.last_used))
+                    )  # goes on if this is cancelled
                 else:
                     kept = ", ".join(other.ref.name for other in self._slots.values() if other.reserved_bytes)
                     raise OutOfMemoryError(
@@ -306,9 +355,6 @@ class Manager:
                 f"{model} needs about {gibibytes(need)} of memory, and {gibibytes(self.memory_limit)} is all that models may"
                 " take (--max-memory)."
             )
-
-    def _memory_in_use(self) -> int:
-        return sum(slot.memory_bytes for slot in (*self._slots.values(), *self._leaving))
 
     def _rest(self, slot: Slot) -> None:
         """Start the idle time of a model that nobody uses."""
@@ -351,19 +397,6 @@ class Manager:
         del self._slots[slot.key]
         self._known.clear()
         slot.cancel_idle_timer()
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """The folders of a model, of its adapter and of the model that drafts for it, if it has them."""
-
-    model: Path
-    adapter: Path | None
-    draft: Path | None
-
-    def weights_bytes(self) -> int:
-        own = weights_bytes(self.model) + (weights_bytes(self.draft) if self.draft else 0)
-        return own + (adapters.weights_bytes(self.adapter) if self.adapter else 0)
 
 
 def _chat_model(info: ModelInfo, format_name: str | None) -> ChatModel:

@@ -27,7 +27,8 @@ class ModelStatus:
     progress: of the download or the load, 0 to 1. running: unfinished requests; waiting: those of them that the worker
     has not begun with. memory_bytes: what it is reckoned to take, 0 until there is room for it; kv_bytes: running requests'
     caches in it, prefix_cache_bytes: those kept for later ones. idle_seconds_left: until it is unloaded; None while it is in
-    use, or if it never will be. loaded_since: Unix seconds, None until it is loaded.
+    use, or if it never will be. loaded_since: Unix seconds, None until it is loaded. pinned: it is not unloaded for time or
+    room. context_length: tokens, None until it is loaded.
     """
 
     id: str
@@ -40,13 +41,16 @@ class ModelStatus:
     prefix_cache_bytes: int
     idle_seconds_left: float | None
     loaded_since: float | None
+    pinned: bool
+    context_length: int | None
 
 
 class Slot:
     """A mutable record; the manager moves it through its states.
 
-    ready: the loaded model, or the error why there is none. leases: how many wait for the model or use it;
-    while there is one it is not unloaded. reserved_bytes: its estimated memory, once there is room for it.
+    arrival: the task that downloads and loads it. ready: the loaded model, or the error why there is none. leases: how many
+    wait for the model or use it; while there is one it is not unloaded. reserved_bytes: its estimated memory, once there is room
+    for it.
     """
 
     def __init__(self, ref: ModelRef) -> None:
@@ -54,6 +58,7 @@ class Slot:
         self.ref = ref
         self.state = ModelState.LOADING if ref.folder is not None else ModelState.DOWNLOADING
         self.ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+        self.arrival: asyncio.Task[None]
         self.worker: Worker | None = None
         self.leases = 0
         self.last_used = 0.0
@@ -86,7 +91,7 @@ class Slot:
         self.ready.set_exception(error)
         self.ready.exception()  # there may be nobody left
 
-    def set_idle_timer(self, seconds: float, on_idle: Callable[[], None]) -> None:
+    def set_idle_timer(self, seconds: float, on_idle: Callable[[], object]) -> None:
         self._idle_timer = asyncio.get_running_loop().call_later(seconds, on_idle)
 
     def cancel_idle_timer(self) -> None:
@@ -107,4 +112,6 @@ class Slot:
             prefix_cache_bytes=worker.prefix_bytes if worker is not None else 0,
             idle_seconds_left=None if timer is None else max(timer.when() - asyncio.get_running_loop().time(), 0.0),
             loaded_since=self.loaded_since,
+            pinned=self.pinned,
+            context_length=None if self.loaded_since is None else self.ready.result().info.context_length,
         )

@@ -80,8 +80,9 @@ def _responses(operation: Operation) -> dict[str, Any]:
 def _answers(operation: Operation) -> dict[str, Any]:
     if operation.answer is None:
         schema: Mapping[str, Any] = {"type": "object" if operation.media_type == "application/json" else "string"}
-        return {operation.media_type: {"schema": schema}}
-    content = _content(operation.answer)
+        content = {operation.media_type: {"schema": schema}}
+    else:
+        content = _content(operation.answer)
     if operation.stream:
         # Without a type: some programs take the schema for that of the whole text, others for each event's.
         content["text/event-stream"] = {"schema": {"description": operation.stream}}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mlx_server_nano.api.admin import LoadBody, StatusReport, UnloadBody, Unloaded
 from mlx_server_nano.api.chat_request import ChatBody
 from mlx_server_nano.api.chat_response import ChatCompletion
 from mlx_server_nano.api.completions_request import CompletionBody
@@ -25,6 +26,7 @@ from mlx_server_nano.errors import (
     DiskFullError,
     InvalidRequestError,
     ModelAccessError,
+    ModelInUseError,
     NotFoundError,
     OriginNotAllowedError,
     PayloadTooLargeError,
@@ -39,6 +41,7 @@ ERRORS: Final[Mapping[type[ServerError], str]] = {
     AuthenticationError: "The API key is missing or wrong",
     ModelAccessError: "The model is gated or private; or a host name or a web page that may not use the server",
     NotFoundError: "There is no such model or response",
+    ModelInUseError: "The model is in use or pinned",
     PayloadTooLargeError: "The body is too large",
     UnsupportedMediaTypeError: "The body is not JSON",
     QueueFullError: "Too many requests wait for the model",
@@ -50,6 +53,7 @@ _ANYWHERE: Final = (AuthenticationError, OriginNotAllowedError, ServerError, Una
 _GENERATING: Final = (
     InvalidRequestError,
     ModelAccessError,
+    ModelInUseError,
     NotFoundError,
     PayloadTooLargeError,
     UnsupportedMediaTypeError,
@@ -71,6 +75,10 @@ _RESPONSE_EVENTS: Final = (
     "`response.output_item.added`, the deltas of its parts and `response.output_item.done` to `response.completed`, "
     "`response.incomplete` or `response.failed`, which hold the whole response."
 )
+_LOAD_EVENTS: Final = (
+    "Events without a name, whose data are objects with `model`, `state` (`downloading`, `loading`, `ready`) and `progress` "
+    "from 0 to 1 of that state. The last has the state `ready`; or it holds an `error`."
+)
 _MESSAGE_EVENTS: Final = (
     "With `stream: true`: `message_start`; for each block `content_block_start`, `content_block_delta`s and "
     "`content_block_stop`; `message_delta`, `message_stop`. `ping` may come at any time; `error` ends a failed stream."
@@ -79,7 +87,8 @@ _MESSAGE_EVENTS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """`answer` is None for a web page and the document itself; media_type is empty where there is none at all.
+    """`answer` is None for a web page, the document itself and what is always a stream; media_type is empty where there is
+    none at all.
 
     stream: what comes as text/event-stream, if that can be asked for. parameters: OpenAPI's Parameter objects. errors: what
     may go wrong, one class for each status.
@@ -264,6 +273,37 @@ OPERATIONS: Final = (
         answer=Welcome,
         errors=_ANYWHERE[1:],
         keyless=True,
+    ),
+    Operation(
+        method="GET",
+        path="/admin/status",
+        group="Models and status",
+        summary="The loaded models and what they do, and the memory for them",
+        answer=StatusReport,
+        errors=_ANYWHERE,
+    ),
+    Operation(
+        path="/admin/load",
+        group="Models and status",
+        summary="Downloads and loads a model, and tells how far it is",
+        body=LoadBody,
+        media_type="text/event-stream",
+        stream=_LOAD_EVENTS,
+    ),
+    Operation(
+        path="/admin/unload",
+        group="Models and status",
+        summary="Unloads a model, or ends its download or load",
+        body=UnloadBody,
+        answer=Unloaded,
+        errors=(
+            InvalidRequestError,
+            NotFoundError,
+            ModelInUseError,
+            PayloadTooLargeError,
+            UnsupportedMediaTypeError,
+            *_ANYWHERE,
+        ),
     ),
     Operation(
         method="GET",

@@ -1,0 +1,47 @@
+"""What a worker is told to load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_server_nano.config import Settings
+from mlx_server_nano.models import adapters
+from mlx_server_nano.models.folder import weights_bytes
+from mlx_server_nano.models.names import ModelRef
+from mlx_server_nano.protocol import LoadOptions
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The folders of a model, of its adapter and of the model that drafts for it, if it has them."""
+
+    model: Path
+    adapter: Path | None
+    draft: Path | None
+
+    def weights_bytes(self) -> int:
+        own = weights_bytes(self.model) + (weights_bytes(self.draft) if self.draft else 0)
+        return own + (adapters.weights_bytes(self.adapter) if self.adapter else 0)
+
+
+def load_options(settings: Settings, ref: ModelRef, files: ModelFiles, *, trusted: bool) -> LoadOptions:
+    """trusted: the model's own code may run."""
+    loading = ref.options.loading
+    directory = settings.prefix_cache_dir
+    return LoadOptions(
+        log_name=ref.name,
+        adapter=None if files.adapter is None else str(files.adapter),
+        context_length=loading.context_length,
+        max_rows=settings.max_batch_size,
+        prefill_chunk=settings.prefill_chunk,
+        busy_prefill_chunk=settings.busy_prefill_chunk,
+        trust_remote_code=trusted,
+        prefix_cache_bytes=settings.prefix_cache_memory,
+        speculation=settings.speculation,
+        kv_bits=loading.kv_bits or settings.kv_bits,
+        draft_folder=None if files.draft is None else str(files.draft),
+        draft_required=loading.draft_model is not None,
+        prefix_cache_dir=None if directory is None else str(directory),
+        prefix_cache_disk=settings.prefix_cache_disk,
+    )
