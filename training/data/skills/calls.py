@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from training.data.checks import Call, CallsEqual, Says
+from training.data.checks import Call, CallsEqual, Check, Says
 from training.data.conversation import Conversation, Skill, assistant, calling, user
 from training.data.skills import limits, small_talk
 from training.data.skills.turns import casual, idle_system
-from training.data.source import Source
+from training.data.source import Source, Split
 from training.data.tools import request, schema
 from training.data.tools.request import Request
 from training.data.tools.schema import Structure
-from training.data.tools.toolbox import Offer, random_offer, toolbox
+from training.data.tools.toolbox import Offer, everyday_toolbox, random_offer, toolbox
 from training.render import Message
 
 NO_TOOL: Final = "None of the tools can do that."
@@ -100,6 +100,8 @@ def parallel(source: Source) -> Conversation:
 
 def refuse(source: Source) -> Conversation:
     """Tools are offered, but the user wants something else, or leaves out what a tool needs."""
+    if source.split is Split.TRAIN and source.chance(0.4):
+        return _refuse_everyday(source)
     offers = [random_offer(source, schema.tool(source)) for _ in range(source.integer(1, 4))]
     roll = source.random.random()
     if roll < 0.25:
@@ -123,6 +125,22 @@ def refuse(source: Source) -> Conversation:
         text = request.request(source, spec, silent=missing).text
         answer, check = f"What is the {missing.words}?", Says((missing.words,))
         why = f"{spec.name} fits, but the {missing.words} is missing."
+    return _without_call(source, offers, text, answer, check, why)
+
+
+def _refuse_everyday(source: Source) -> Conversation:
+    """Small talk beside everyday tools, or a request for one that is not among them."""
+    offers = everyday_toolbox(source, source.integer(2, 6))
+    if source.chance(0.6):
+        topic, text = small_talk.ask(source)
+        return _without_call(source, offers[1:], text, topic.answers[0], Says(topic.needed), topic.thought)
+    text = offers[0].ask().text
+    return _without_call(source, offers[1:], text, NO_TOOL, Says(("none of the tools",)), "No tool fits.")
+
+
+def _without_call(
+    source: Source, offers: Sequence[Offer], text: str, answer: str, check: Check, why: str
+) -> Conversation:
     thinking = source.chance(0.5)
     return Conversation(
         skill=Skill.TOOL_NONE,

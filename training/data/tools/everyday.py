@@ -322,8 +322,8 @@ class Chosen:
     keys: dict[str, str]
 
 
-def choose(source: Source) -> Chosen:
-    tool = source.choice(TOOLS)
+def name(source: Source, tool: Everyday) -> Chosen:
+    """One of the tool's names, and one for each of its parameters."""
     return Chosen(tool, source.choice(tool.names), {p.keys[0]: source.choice(p.keys) for p in tool.parameters})
 
 

@@ -26,9 +26,14 @@ def random_offer(source: Source, spec: ToolSpec) -> Offer:
     return Offer(spec.name, schema.as_json(source, spec), lambda: request.request(source, spec), spec)
 
 
-def everyday_offer(source: Source) -> Offer:
-    chosen = everyday.choose(source)
+def everyday_offer(source: Source, tool: everyday.Everyday | None = None) -> Offer:
+    chosen = everyday.name(source, tool or source.choice(everyday.TOOLS))
     return Offer(chosen.name, everyday.as_json(source, chosen), lambda: everyday.request(source, chosen))
+
+
+def everyday_toolbox(source: Source, count: int) -> list[Offer]:
+    """Different everyday tools and no others: what people try first."""
+    return [everyday_offer(source, tool) for tool in source.sample(everyday.TOOLS, count)]
 
 
 def rival(source: Source, spec: ToolSpec) -> ToolSpec:
@@ -41,7 +46,9 @@ def rival(source: Source, spec: ToolSpec) -> ToolSpec:
 
 def toolbox(source: Source, count: int, structure: Structure = Structure.FLAT) -> list[Offer]:
     """Tools of different names. The first is meant to be asked for: it has the structure, and at times a rival."""
-    if structure is Structure.FLAT and source.split is Split.TRAIN and source.chance(0.22):
+    if structure is Structure.FLAT and source.split is Split.TRAIN and source.chance(0.15):
+        return everyday_toolbox(source, count)
+    if structure is Structure.FLAT and source.split is Split.TRAIN and source.chance(0.15):
         first = everyday_offer(source)
     else:
         first = random_offer(source, schema.tool(source, structure))
