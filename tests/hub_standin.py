@@ -17,6 +17,8 @@ import socket
 import struct
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,7 +36,8 @@ class Fault:
 
     status, with the Hub's own error code and message in its headers: the answer to everything, or with `files_only` to files.
     cuts, resets: so many transfers of weights end in the middle, with the connection closed or reset.
-    hold: transfers of weights stop half-way until this event is set.
+    hold: transfers of weights stop half-way until this event is set. stalls: so many of them never go on, with the connection
+    open. silent: nothing is ever answered. pause: seconds before each of a hundred pieces of weights.
     """
 
     status: int | None = None
@@ -44,6 +47,9 @@ class Fault:
     cuts: int = 0
     resets: int = 0
     hold: threading.Event | None = None
+    stalls: int = 0
+    silent: bool = False
+    pause: float = 0.0
 
 
 @dataclass
@@ -67,6 +73,7 @@ class HubStandin:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
         self.holding = threading.Event()
+        self.closing = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -84,6 +91,7 @@ class HubStandin:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         for repository in self.repositories.values():
             if repository.fault.hold is not None:
                 repository.fault.hold.set()
@@ -131,6 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
         if match[1] != repository.id:
             return self._send(307, {"Location": self.path.replace(match[1], repository.id, 1)})
         fault = repository.fault
+        if fault.silent:
+            self._hub.closing.wait()
+            self.close_connection = True
+            return None
         if fault.status is not None and (pattern is _FILE or not fault.files_only):
             return self._error(fault.status, fault.code, fault.message)
         return handlers[pattern](repository, match, parse_qs(url.query), body)
@@ -181,12 +193,20 @@ class _Handler(BaseHTTPRequestHandler):
                 fault.cuts -= 1
             self.close_connection = True
             return None
+        if half and fault.stalls:
+            fault.stalls -= 1
+            self.wfile.flush()
+            self._hub.closing.wait()
+            self.close_connection = True
+            return None
         if half and fault.hold is not None:
             self.wfile.flush()
             self._hub.holding.set()
             fault.hold.wait()
         try:
-            self.wfile.write(content[half:])
+            for piece in _pieces(content[half:], 100 if half and fault.pause else 1):
+                time.sleep(fault.pause)
+                self.wfile.write(piece)
         except OSError:
             self.close_connection = True  # the client has left
         return None
@@ -208,6 +228,11 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
+
+
+def _pieces(content: bytes, count: int) -> Iterator[bytes]:
+    size = max(1, -(-len(content) // count))
+    yield from (content[start : start + size] for start in range(0, len(content), size))
 
 
 def _digest(path: Path) -> str:

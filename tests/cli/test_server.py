@@ -1,7 +1,9 @@
 """Signals, on a real process; addresses."""
 
+import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -19,8 +21,9 @@ BODY = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 class Process:
     def __init__(self, shutdown_timeout: float, folder: Path) -> None:
+        command = [sys.executable, "-m", "tests.cli.fake_server", str(shutdown_timeout), str(folder)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cli.fake_server", str(shutdown_timeout), str(folder)],
+            ["/bin/sh", "-c", 'ulimit -S -n 256; exec "$@"', "sh", *command],  # as macOS starts processes
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
             stderr=subprocess.PIPE,
@@ -40,9 +43,10 @@ class Process:
         self._process.send_signal(number)
 
     def end(self) -> tuple[int, str]:
-        """Exit code and what was on stderr."""
+        """Exit code and what was on stderr, the access log aside."""
         _, rest = self._process.communicate(timeout=30)
-        return self._process.returncode, rest
+        lines = rest.splitlines(keepends=True)
+        return self._process.returncode, "".join(line for line in lines if "mlx_server_nano.access" not in line)
 
     def close(self) -> None:
         self.client.close()
@@ -123,6 +127,31 @@ def test_a_second_signal_exits_at_once(launch):
     code, rest = process.end()
     assert code == 128 + signal.SIGINT
     assert "manager closed" not in rest
+
+
+def test_a_thousand_idle_connections(launch):
+    """Some of them have sent half of a request. Others are answered."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 2000:
+        pytest.skip("this system gives no process 2,000 descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2000), limits[1]))
+    process = launch()
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        address = (httpx.URL(process.url).host, httpx.URL(process.url).port)
+        for number in range(1000):
+            idle = stack.enter_context(socket.create_connection(address, timeout=30))
+            if number % 3 == 0:
+                idle.sendall(
+                    b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n{"[
+                        number % 7 :
+                    ]
+                )
+        with httpx.Client(base_url=process.url, timeout=30) as client:  # on a connection of its own
+            assert client.get("/health").status_code == 200
+            assert client.post("/v1/chat/completions", json={**BODY, "model": "m"}).status_code == 200
+    process.signal(signal.SIGTERM)
+    assert process.end()[0] == 0
 
 
 def test_addresses():

@@ -24,14 +24,33 @@ from tests.tiny_models import assets, make_model
 
 FAULTY = '''
 import os
+import time
+from pathlib import Path
+
 import mlx.core as mx
 from mlx_lm.models import qwen3
 from mlx_lm.models.qwen3 import ModelArgs
 
+FOLDER = Path(__file__).parent
+
+def pause(phase):
+    """Wait to be killed, if the file `pauses` names this phase; the file `paused` tells by what process id."""
+    pauses = FOLDER / "pauses"
+    if pauses.exists() and pauses.read_text() == phase:
+        (FOLDER / "half").write_text(str(os.getpid()))
+        (FOLDER / "half").rename(FOLDER / "paused")
+        time.sleep(600)
+
 class Model(qwen3.Model):
-    """Fails on one token, takes the process down on another."""
+    """Fails on one token, takes the process down on another, pauses on a third."""
+
+    def __init__(self, args):
+        super().__init__(args)
+        pause("load")
 
     def __call__(self, inputs, cache=None):
+        if (inputs == {pauses}).any().item():
+            pause("prefill" if inputs.shape[1] > 1 else "decode")
         if (inputs == {raises}).any().item():
             raise RuntimeError("a kernel failed")
         if (inputs == {aborts}).any().item():
@@ -63,7 +82,9 @@ class ServerProcess:
         self._reader.start()
         self._seen: set[psutil.Process] = set()
         wait_until(lambda: self.url is not None or self.process.poll() is not None)
-        assert self.url is not None, "\n".join(self.log)
+        if self.url is None:
+            self.end()
+            raise AssertionError("\n".join(self.log))
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -131,7 +152,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandin]:
 
 @pytest.fixture(scope="session")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that brings code: `<|fim_pad|>` in its prompt makes a forward pass fail, `<|repo_name|>` aborts the process."""
+    """A model that brings code: `<|fim_pad|>` in its prompt makes a forward pass fail, `<|repo_name|>` aborts the process,
+    and at `<|fim_middle|>` it waits where the file `pauses` says so."""
     assets()
     from transformers import AutoTokenizer
 
@@ -140,6 +162,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = {
         "raises": tokenizer.convert_tokens_to_ids("<|fim_pad|>"),
         "aborts": tokenizer.convert_tokens_to_ids("<|repo_name|>"),
+        "pauses": tokenizer.convert_tokens_to_ids("<|fim_middle|>"),
     }
     code = FAULTY
     for name, token_id in ids.items():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import os
+import shutil
 import signal
-import time
+from pathlib import Path
 
 import httpx
 import openai
-import psutil
 import pytest
 
 from tests.e2e.conftest import ServerProcess, wait_until
@@ -26,6 +28,11 @@ LONG = {
 }
 
 
+def complete(server: ServerProcess, model: str, prompt: str) -> httpx.Response:
+    body = {"model": model, "prompt": prompt, "max_tokens": 3, "temperature": 0}
+    return httpx.post(f"{server.url}/v1/completions", json=body, timeout=90)
+
+
 def chat(server, model: str, text: str = "Hello there.") -> str:
     answer = server.client.chat.completions.create(
         model=model, messages=[{"role": "user", "content": text}], max_tokens=5, temperature=0
@@ -33,30 +40,72 @@ def chat(server, model: str, text: str = "Hello there.") -> str:
     return answer.choices[0].message.content
 
 
-def busiest(server: ServerProcess) -> psutil.Process:
-    """The worker that works."""
-    workers = [child for child in server.children() if "mlx_server_nano.worker" in child.cmdline()]
-    before = {worker: sum(worker.cpu_times()[:2]) for worker in workers}
-    time.sleep(0.5)
-    return max(workers, key=lambda worker: sum(worker.cpu_times()[:2]) - before[worker])
-
-
 def test_a_worker_killed_in_mid_stream(start):
-    server = start()
+    server = start("--no-spare-worker")
     other = "mlx-community/Tiny-Llama-bf16"
     chat(server, other)
-    wait_until(lambda: len(server.children()) == 2)
+    (of_other,) = server.children()
     events: list[str] = []
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=LONG, timeout=60) as response:
         lines = (line for line in response.iter_lines() if line)
         events += [next(lines) for _ in range(5)]
-        busiest(server).kill()
+        (worker,) = set(server.children()) - {of_other}
+        worker.kill()
         events += lines
     assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "worker_died"
     assert "data: [DONE]" not in events
     wait_until(lambda: [model["id"] for model in server.health()["models"]] == [other])
     assert chat(server, other)
+    assert server.children() == [of_other]
     assert chat(server, QWEN)
+
+
+def test_a_worker_killed_in_every_phase(start, faulty, tmp_path):
+    """Its model stops at a point and says so; then the process is killed. The next request finds another one."""
+    server = start("--trust-remote-code", "*", "--no-spare-worker", "--prefix-cache-dir", str(tmp_path / "shelf"))
+    model = str(faulty)
+    pauses = faulty / "pauses"
+    prompts = {"load": "Hello there.", "prefill": "x <|fim_middle|> and more", "decode": "x <|fim_middle|>"}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for phase, prompt in prompts.items():
+            pauses.write_text(phase)
+            answers = [pool.submit(complete, server, model, text) for text in (prompt, "Another one.")]
+            wait_until((faulty / "paused").exists)
+            os.kill(int((faulty / "paused").read_text()), signal.SIGKILL)
+            (faulty / "paused").unlink()
+            pauses.unlink()
+            for answer in answers:
+                response = answer.result()
+                assert response.status_code == 500, phase
+                assert response.json()["error"]["code"] == "worker_died" and "SIGKILL" in response.text
+            wait_until(lambda: server.health()["models"] == [])
+            assert complete(server, model, prompt).status_code == 200
+
+
+def test_a_worker_killed_while_it_unloads(start, tmp_path):
+    server = start("--no-spare-worker", "--idle-timeout", "0.5", "--prefix-cache-dir", str(tmp_path))
+    chat(server, QWEN)
+    (worker,) = server.children()
+    worker.suspend()  # so that it can't go by itself
+    wait_until(lambda: [model["state"] for model in server.health()["models"]] == ["unloading"])
+    assert chat(server, QWEN), "another worker has taken over, before the old one is gone"
+    worker.kill()
+    wait_until(lambda: worker.pid not in {child.pid for child in server.children()})
+    wait_until(lambda: server.health()["models"] == [] and not server.children())
+
+
+def test_a_model_that_is_damaged_and_then_mended(start, hub, tmp_path):
+    broken = Path(shutil.copytree(hub.repositories[QWEN.casefold()].folder, tmp_path / "broken"))
+    weights = broken / "model-00002-of-00002.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    server = start("--no-spare-worker")
+    for _ in range(2):
+        response = complete(server, str(broken), "Hello there.")
+        assert response.status_code == 500 and response.json()["error"]["code"] == "model_load_failed"
+    wait_until(lambda: not server.children() and server.health() == {"status": "healthy", "models": []})
+    weights.write_bytes(whole)
+    assert complete(server, str(broken), "Hello there.").status_code == 200
 
 
 def test_a_failing_forward_pass_and_an_abort(start, faulty):

@@ -5,6 +5,7 @@ import logging
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlx_server_nano.errors import (
@@ -69,6 +70,25 @@ def test_survives_a_connection_that_breaks_in_mid_body(hub: HubStandin, tmp_path
     folder = Path(fetch(tmp_path / "cache").folder)
     assert (folder / "model.safetensors").read_bytes() == b"x" * 200_000 + b"\1"
     assert (repository.fault.cuts, repository.fault.resets) == (0, 0)
+
+
+def test_survives_a_hub_that_falls_silent(hub: HubStandin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "1")
+    repository = hub.add(REPOSITORY, write_model(tmp_path / "repo", weights=b"x" * 200_000), stalls=1)
+    folder = Path(fetch(tmp_path / "cache").folder)
+    assert (folder / "model.safetensors").read_bytes() == b"x" * 200_000 + b"\1"
+    assert repository.fault.stalls == 0
+
+
+def test_waits_for_a_slow_hub(hub: HubStandin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as something comes, it goes on, however long it takes in all."""
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "1")
+    hub.add(REPOSITORY, write_model(tmp_path / "repo", weights=b"x" * 200_000), pause=0.02)
+    assert Path(fetch(tmp_path / "cache").folder, "model.safetensors").stat().st_size == 200_001
+    weights = [
+        request for request in hub.requests if request.startswith("GET") and request.endswith("model.safetensors")
+    ]
+    assert len(weights) == 1
 
 
 def test_gives_up_at_last_and_the_next_download_goes_on(hub: HubStandin, tmp_path: Path) -> None:
@@ -154,3 +174,18 @@ async def test_cancelling_stops_the_transfer_and_leaves_no_partial_file(hub: Hub
         await task
     assert list((tmp_path / "cache").rglob("*.incomplete")) == []
     assert not list((tmp_path / "cache").rglob("snapshots/*/model.safetensors"))
+
+
+@pytest.mark.anyio
+async def test_a_process_that_is_killed_is_said_and_the_next_download_works(hub: HubStandin, tmp_path: Path) -> None:
+    hold = threading.Event()
+    hub.add(REPOSITORY, write_model(tmp_path / "repo", weights=b"x" * 200_000), hold=hold)
+    task = asyncio.create_task(download(REPOSITORY, tmp_path / "cache", lambda *_: None))
+    await asyncio.to_thread(hub.holding.wait, 60)
+    (process,) = psutil.Process().children()
+    process.kill()
+    with pytest.raises(HubUnavailableError, match="ended with code -9"):
+        await task
+    hold.set()
+    found = await download(REPOSITORY, tmp_path / "cache", lambda *_: None)
+    assert Path(found.folder, "model.safetensors").stat().st_size == 200_001

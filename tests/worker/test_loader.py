@@ -138,6 +138,21 @@ def test_a_damaged_optional_file_is_ignored(folder, caplog):
 # What can be wrong.
 
 
+def with_header(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """A safetensors file whose header is another: its length in 8 bytes, then JSON, then the tensors."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    change(header)
+    written = json.dumps(header).encode()
+    path.write_bytes(len(written).to_bytes(8, "little") + written + content[end:])
+
+
+def first_tensor(header: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = next(value for name, value in header.items() if name != "__metadata__")
+    return found
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -157,6 +172,43 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "weights cut off": (lambda p: truncate(p / "model.safetensors"), ModelLoadError, "."),
     "weights empty": (lambda p: (p / "model.safetensors").write_bytes(b""), ModelLoadError, "."),
     "weights are text": (lambda p: (p / "model.safetensors").write_text("version https://x\n"), ModelLoadError, "."),
+    "weights' header is beyond the end": (
+        lambda p: (p / "model.safetensors").write_bytes((2**40).to_bytes(8, "little") + b"{}"),
+        ModelLoadError,
+        ".",
+    ),
+    "weights' header is no JSON": (
+        lambda p: (p / "model.safetensors").write_bytes((4).to_bytes(8, "little") + b"{{{{" + bytes(99)),
+        ModelLoadError,
+        ".",
+    ),
+    "a tensor is beyond the end": (
+        lambda p: with_header(
+            p / "model.safetensors", lambda h: first_tensor(h).update(data_offsets=[10**12, 10**12 + 4])
+        ),
+        ModelLoadError,
+        ".",
+    ),
+    "a tensor of an unknown type": (
+        lambda p: with_header(p / "model.safetensors", lambda h: first_tensor(h).update(dtype="F7")),
+        ModelLoadError,
+        ".",
+    ),
+    "a tensor of another shape": (
+        lambda p: with_header(p / "model.safetensors", lambda h: first_tensor(h).update(shape=[3, 5, 7])),
+        ModelLoadError,
+        ".",
+    ),
+    "tokenizer is a list": (lambda p: (p / "tokenizer.json").write_text("[]"), ModelLoadError, "tokenizer"),
+    "tokenizer is empty": (lambda p: (p / "tokenizer.json").write_text(""), ModelLoadError, "tokenizer"),
+    "tokenizer's settings are cut off": (
+        lambda p: truncate(p / "tokenizer_config.json"),
+        ModelLoadError,
+        "tokenizer",
+    ),
+    "a vocabulary size is text": (lambda p: configured(p, vocab_size="many"), ModelLoadError, "."),
+    "a hidden size of nothing": (lambda p: configured(p, hidden_size=0), ModelLoadError, "."),
+    "layers below nothing": (lambda p: configured(p, num_hidden_layers=-1), ModelLoadError, "."),
     "no tokenizer": (lambda p: (p / "tokenizer.json").unlink(), ModelLoadError, "tokenizer"),
     "tokenizer cut off": (lambda p: truncate(p / "tokenizer.json"), ModelLoadError, "tokenizer"),
     "code for the model": (lambda p: configured(p, model_file="m.py"), UnsupportedModelError, "--trust-remote-code"),

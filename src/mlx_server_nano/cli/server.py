@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import time
@@ -25,6 +26,7 @@ _BACKLOG: Final = 2048  # many clients may connect at once
 _KEEP_ALIVE: Final = (
     75  # seconds; longer than clients keep idle connections, else a reused one may be closed under them
 )
+_DESCRIPTORS: Final = 8192  # a connection takes one, and macOS gives a process 256; it refuses more than 10,240
 _GRACE: Final = 2  # seconds for interrupted requests to write their last bytes
 
 
@@ -47,6 +49,16 @@ def url(listener: socket.socket) -> str:
     if address.is_unspecified:
         host = "127.0.0.1" if address.version == 4 else "::1"
     return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"
+
+
+def allow_descriptors() -> None:
+    """Raise this process's limit on open files, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = _DESCRIPTORS if hard == unlimited else min(_DESCRIPTORS, hard)
+    if soft != unlimited and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Server(uvicorn.Server):
@@ -79,6 +91,7 @@ class Server(uvicorn.Server):
         self._deadline = float("inf")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        allow_descriptors()
         await super().startup(sockets)
         for listener in sockets or ():
             logger.info("Ready at %s", url(listener))

@@ -56,7 +56,7 @@ def check_config(text: bytes, model: str, model_types: frozenset[str], *, trust_
     """Raise UnsupportedModelError unless mlx-lm can build this config.json's model. No `model_types`: any type will do."""
     try:
         config = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnsupportedModelError(f"{model}: config.json is not JSON.") from None
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(model_type, str):
@@ -81,7 +81,7 @@ def weight_files(names: Iterable[str], index: bytes | None) -> set[str]:
         try:
             weight_map: Any = json.loads(index)["weight_map"]
             return {str(file) for file in weight_map.values()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             pass  # an unusable index: mlx-lm does not read it either
     found = {name for name in names if _WEIGHTS.fullmatch(name)}
     for shard in [match for name in found if (match := _SHARD.fullmatch(name))]:
