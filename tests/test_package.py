@@ -33,6 +33,8 @@ def test_the_wheel_holds_the_package_alone_and_runs(built, tmp_path):
         wheel.extractall(tmp_path)
     assert {name.split("/")[0] for name in names} == {"mlx_server_nano", f"mlx_server_nano-{__version__}.dist-info"}
     assert {"mlx_server_nano/py.typed", "mlx_server_nano/demo/model.safetensors"} <= set(names)
+    page = {f"mlx_server_nano/web/{path.name}" for path in (ROOT / "src/mlx_server_nano/web").iterdir()}
+    assert "mlx_server_nano/web/index.html" in page and page <= set(names)
     assert not [name for name in names if "__pycache__" in name]
     entry = (tmp_path / f"mlx_server_nano-{__version__}.dist-info" / "entry_points.txt").read_text()
     assert "mlx-server-nano = mlx_server_nano.main:main" in entry

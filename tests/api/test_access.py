@@ -18,7 +18,7 @@ from tests.api.fakes import Script
 from tests.test_docs import routes
 
 BODY = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
-OPEN = {("GET", "/"), ("GET", "/health"), ("GET", "/docs")}
+OPEN = {("GET", "/"), ("GET", "/health"), ("GET", "/docs"), ("GET", "/web/x")}
 ROUTES = [(method, path.replace("{id}", "x")) for method, path in sorted(routes())]
 CHAT = "/v1/chat/completions"
 

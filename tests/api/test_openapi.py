@@ -272,6 +272,8 @@ def test_what_is_got(playing: httpx.Client) -> None:
         ("GET", "/v1/models/{name}", "none", 404),
         ("GET", "/health", "", 200),
         ("GET", "/", "", 200),
+        ("GET", "/web/{name}", "app.js", 200),
+        ("GET", "/web/{name}", "none", 404),
         ("GET", "/admin/status", "", 200),
         ("GET", "/metrics", "", 200),
         ("GET", "/openapi.json", "", 200),
@@ -295,10 +297,11 @@ def test_who_may_ask(start: Callable[..., Running]) -> None:
     """What needs a key is told, and what is answered without one or to a page of elsewhere."""
     with httpx.Client(base_url=start(api_key=("secret",)).url) as client:
         for operation in OPERATIONS:
-            response = client.request(operation.method, operation.path)
+            path = operation.path.replace("/web/{name}", "/web/app.js")
+            response = client.request(operation.method, path)
             assert response.status_code == (200 if operation.keyless else 401)
             check(operation, response)
-            response = client.request(operation.method, operation.path, headers={"origin": "https://elsewhere"})
+            response = client.request(operation.method, path, headers={"origin": "https://elsewhere"})
             assert response.status_code == 403
             check(operation, response)
 

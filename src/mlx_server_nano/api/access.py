@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlx_server_nano.api.middleware import DOCS_PATH, HEALTH_PATH
+from mlx_server_nano.api.web import WEB_PATH
 from mlx_server_nano.config import Settings
 from mlx_server_nano.errors import AuthenticationError, HostNotAllowedError, OriginNotAllowedError
 
@@ -104,7 +105,9 @@ class WebPages:
 
 
 def _is_open(scope: Scope) -> bool:
-    return scope["path"] == HEALTH_PATH or (scope["path"] in _PAGES and scope["method"] in ("GET", "HEAD"))
+    path = scope["path"]
+    is_page = path in _PAGES or path.startswith(WEB_PATH)
+    return path == HEALTH_PATH or (is_page and scope["method"] in ("GET", "HEAD"))
 
 
 def _digest(key: bytes) -> bytes:

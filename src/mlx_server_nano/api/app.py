@@ -26,8 +26,9 @@ from mlx_server_nano.api.openapi.endpoints import Description
 from mlx_server_nano.api.responses import responses_routes
 from mlx_server_nano.api.routing import Methods, unknown_path
 from mlx_server_nano.api.run import GenerationEndpoint
-from mlx_server_nano.api.status import Health, welcome
+from mlx_server_nano.api.status import Health
 from mlx_server_nano.api.tokens import TokenDialect
+from mlx_server_nano.api.web import WEB_PATH, WebPage
 from mlx_server_nano.config import Settings
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
     health = Health(manager, gate)
     admin = Admin(settings, manager, gate, health, metrics)
     description = Description()
+    web = WebPage()
     chat = GenerationEndpoint(settings, manager, gate, ChatDialect().prepare)
     completions = GenerationEndpoint(settings, manager, gate, CompletionDialect().prepare)
     embeddings = GenerationEndpoint(settings, manager, gate, EmbeddingDialect().prepare)
@@ -59,7 +61,8 @@ def build_app(settings: Settings, manager: Manager, catalog: Catalog, gate: Gate
     messages = GenerationEndpoint(settings, manager, gate, dialect.prepare)
     count = GenerationEndpoint(settings, manager, gate, dialect.prepare_count)
     routes = [
-        Route("/", Methods({"GET": welcome})),
+        Route("/", Methods({"GET": web.page})),
+        Route(f"{WEB_PATH}{{name}}", Methods({"GET": web.file})),
         Route(HEALTH_PATH, Methods({"GET": health})),
         Route("/v1/chat/completions", Methods({"POST": chat})),
         Route("/v1/completions", Methods({"POST": completions})),

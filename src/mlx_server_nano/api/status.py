@@ -1,4 +1,4 @@
-"""GET /health, and GET / for people and for clients that probe it."""
+"""GET /health, and GET / for clients that probe it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ async def welcome(scope: Scope, receive: Receive, send: Send) -> None:
             "/docs",
         ],
     )
-    await _json(body)(scope, receive, send)
+    response = _json(body)
+    response.headers["vary"] = "accept"  # browsers get a page
+    await response(scope, receive, send)
 
 
 def _json(body: Struct, status: int = 200) -> Response:
