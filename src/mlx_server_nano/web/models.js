@@ -28,12 +28,11 @@ export class ModelPicker {
     this.search = $("model-search");
     this.search.addEventListener("input", () => this.#draw());
     this.search.addEventListener("keydown", (event) => this.#key(event));
-    $("models").addEventListener("toggle", (event) => {
+    $("models").addEventListener("beforetoggle", (event) => {
       $("model").setAttribute("aria-expanded", String(event.newState === "open"));
       if (event.newState !== "open") return;
       this.search.value = "";
       this.#draw();
-      this.search.focus();
       this.refresh();
     });
     this.#showName();
