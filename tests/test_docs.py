@@ -13,6 +13,7 @@ from starlette.routing import Route
 from mlx_server_nano.api.app import build_app
 from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.api.routing import Methods
+from mlx_server_nano.cli.app import COMMANDS
 from mlx_server_nano.cli.checks import check
 from mlx_server_nano.config import SETTINGS, Setting, Settings, resolve
 from mlx_server_nano.config.models import MODEL_KEYS
@@ -52,6 +53,14 @@ def test_settings_have_one_place():
     assert [setting.name for setting in SETTINGS] + ["models"] == list(Settings.__dataclass_fields__)
 
 
+def test_the_commands_page() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    table = page.split("| Command | What it does |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `([a-z]+)", table, re.MULTILINE) == list(COMMANDS)
+    told = re.findall(r"^\| .*`/([a-z]+)", page, re.MULTILINE)
+    assert set(told) >= {"model", "system", "think", "set", "tools", "clear", "save"}
+
+
 def routes() -> set[tuple[str, str]]:
     app: Any = build_app(Settings(), None, None, Gate())  # type: ignore[arg-type]
     while not hasattr(app, "routes"):
@@ -76,6 +85,7 @@ def test_endpoint_table():
         "README.md",
         "CONTRIBUTING.md",
         "docs/ARCHITECTURE.md",
+        "docs/cli.md",
         "docs/configuration.md",
         "docs/models.md",
         "benchmarks/README.md",

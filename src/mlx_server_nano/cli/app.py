@@ -7,6 +7,7 @@ import sys
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from mlx_server_nano import __version__
 
@@ -16,7 +17,15 @@ DEFAULT_COMMAND: Final = "serve"
 # Name to `module:attribute`.
 COMMANDS: Final = {
     "serve": "mlx_server_nano.cli.serve:serve",
+    "pull": "mlx_server_nano.cli.cached:pull",
+    "list": "mlx_server_nano.cli.cached:list_command",
+    "rm": "mlx_server_nano.cli.cached:rm",
+    "ps": "mlx_server_nano.cli.running:ps",
+    "load": "mlx_server_nano.cli.running:load_command",
+    "stop": "mlx_server_nano.cli.running:stop",
+    "chat": "mlx_server_nano.cli.chat:chat",
     "service": "mlx_server_nano.cli.service:service",
+    "completion": "mlx_server_nano.cli.completion:completion",
 }
 
 
@@ -37,9 +46,17 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {name for param in self.get_params(ctx) for name in param.opts}
+        if ctx.resilient_parsing and not args:
+            return super().parse_args(ctx, args)  # a shell wants to know which commands there are
         if not args or (args[0].startswith("-") and args[0] not in own):
             args = [DEFAULT_COMMAND, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Options of the default command too."""
+        default = self.get_command(ctx, DEFAULT_COMMAND)
+        options = default.shell_complete(ctx, incomplete) if default and incomplete.startswith("-") else []
+        return [*super().shell_complete(ctx, incomplete), *options]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The default command's options, then the commands."""

@@ -5,11 +5,37 @@ from __future__ import annotations
 import click
 
 from mlx_server_nano.config import SETTINGS, Setting
+from mlx_server_nano.config.client import URL_VARIABLE
 
 
 def setting_options() -> list[click.Option]:
     """One option for each setting. Values stay text: `config.resolve` parses those of flags and environment alike."""
     return [_option(setting) for setting in SETTINGS]
+
+
+def some_options(*names: str) -> list[click.Option]:
+    """The options of these settings alone."""
+    return [_option(setting) for setting in SETTINGS if setting.name in names]
+
+
+def server_options() -> list[click.Option]:
+    """How to reach a server that runs, for `config.connection`."""
+    url = click.Option(
+        ["url", "--url"],
+        metavar="URL",
+        help=f"The server to talk to. [env {URL_VARIABLE}, default http://127.0.0.1:8000, or MLX_SERVER_PORT there]",
+    )
+    key = click.Option(
+        ["api_key", "--api-key"],
+        metavar="KEY",
+        help="A key of the server. Better the variable or a file. [env MLX_API_KEY]",
+    )
+    file = click.Option(
+        ["api_key_file", "--api-key-file"],
+        metavar="PATH",
+        help="A file with a key; of several the first is sent. [env MLX_API_KEY_FILE]",
+    )
+    return [url, key, file]
 
 
 def _option(setting: Setting) -> click.Option:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from mlx_server_nano.cli.catalogs import catalog_of
 from mlx_server_nano.cli.checks import check
 from mlx_server_nano.cli.options import setting_options
 from mlx_server_nano.config import SettingError, Settings, export_hub, resolve
@@ -62,7 +63,7 @@ def run(settings: Settings, sockets: list[socket.socket]) -> None:
     from mlx_server_nano.api.gate import Gate
     from mlx_server_nano.cli.examples import examples
     from mlx_server_nano.cli.server import Server, is_loopback, url
-    from mlx_server_nano.models.catalog import BUILT_IN, DEMO, Catalog
+    from mlx_server_nano.models.catalog import BUILT_IN, DEMO
     from mlx_server_nano.models.manager import Manager
 
     greeting = examples(url(sockets[0]), DEMO, key=bool(settings.keys))
@@ -76,14 +77,8 @@ def run(settings: Settings, sockets: list[socket.socket]) -> None:
         )
     gate = Gate()
     on_loopback = all(is_loopback(listener) for listener in sockets)
-    catalog = Catalog(
-        built_in=BUILT_IN,
-        aliases=settings.alias,
-        model_map=settings.model_map,
-        allow_local_paths=on_loopback if settings.local_paths is None else settings.local_paths,
-        trust_remote_code=settings.trust_remote_code,
-        tables=settings.models,
-    )
+    allowed = on_loopback if settings.local_paths is None else settings.local_paths
+    catalog = catalog_of(settings, allow_local_paths=allowed)
     app = build_app(settings, Manager(settings, catalog), catalog, gate)
     Server(app, settings, gate, greeting).run(sockets)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlx_server_nano.config.aliases import check
 from mlx_server_nano.config.environment import environment
 from mlx_server_nano.config.errors import SettingError
 from mlx_server_nano.config.file import ConfigFile, read
-from mlx_server_nano.config.settings import SETTINGS, Settings
+from mlx_server_nano.config.settings import SETTINGS, Setting, Settings
 
 
 def resolve(flags: Mapping[str, str | bool | None], variables: Mapping[str, str] | None = None) -> Settings:
@@ -18,26 +18,26 @@ def resolve(flags: Mapping[str, str | bool | None], variables: Mapping[str, str]
 
     Raises SettingError for an unusable value or file, and for aliases that contradict each other.
     """
-    given = _given(flags, environment() if variables is None else variables)
-    path = given.get("config")
+    told = given(flags, environment() if variables is None else variables)
+    path = told.get("config")
     file = ConfigFile() if path is None else read(path)
-    values = {**file.settings, **given}
+    values = {**file.settings, **told}
     own = values.get("alias", ())
     values["alias"] = (*own, *((name, model) for name, model in file.aliases if name not in dict(own)))
     settings = Settings(**values, models=file.models)
     try:
         check(settings.alias, settings.model_map)
     except ValueError as error:
-        raise SettingError(
-            f"{path}: alias: {error}" if path and "alias" not in given else f"--alias: {error}"
-        ) from None
+        raise SettingError(f"{path}: alias: {error}" if path and "alias" not in told else f"--alias: {error}") from None
     return settings
 
 
-def _given(flags: Mapping[str, str | bool | None], variables: Mapping[str, str]) -> dict[str, Any]:
-    """What flags and variables say."""
+def given(
+    flags: Mapping[str, str | bool | None], variables: Mapping[str, str], settings: Iterable[Setting] = SETTINGS
+) -> dict[str, Any]:
+    """What flags and variables say of these settings. Raises SettingError."""
     values: dict[str, Any] = {}
-    for setting in SETTINGS:
+    for setting in settings:
         raw = flags.get(setting.name)
         source = setting.flag
         if raw is None and setting.env is not None and setting.env in variables:

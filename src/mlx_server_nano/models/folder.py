@@ -16,7 +16,7 @@ from mlx_server_nano.errors import UnsupportedModelError
 
 INDEX: Final = "model.safetensors.index.json"
 
-_WEIGHTS: Final = re.compile(r"model[^/]*\.safetensors")
+WEIGHTS: Final = re.compile(r"model[^/]*\.safetensors")
 _SHARD: Final = re.compile(r"(.*-)\d{5}(-of-(\d{5})\.safetensors)")
 _TOKENIZER: Final = re.compile(r"tokenizer\.json|tekken\.json|vocab\.(?:json|txt)|[^/]*\.(?:model|tiktoken)")
 _SMALL: Final = re.compile(
@@ -33,7 +33,7 @@ def check_files(names: Collection[str], model: str) -> None:
         raise UnsupportedModelError(f"{model} is a diffusion pipeline, not a text model.")
     if "adapter_config.json" in names and "config.json" not in names:
         raise UnsupportedModelError(f"{model} is an adapter; load the model that it was merged into.")
-    if not any(_WEIGHTS.fullmatch(name) for name in names):
+    if not any(WEIGHTS.fullmatch(name) for name in names):
         for suffix, form in (
             (".gguf", "GGUF"),
             (".bin", "PyTorch"),
@@ -83,7 +83,7 @@ def weight_files(names: Iterable[str], index: bytes | None) -> set[str]:
             return {str(file) for file in weight_map.values()}
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             pass  # an unusable index: mlx-lm does not read it either
-    found = {name for name in names if _WEIGHTS.fullmatch(name)}
+    found = {name for name in names if WEIGHTS.fullmatch(name)}
     for shard in [match for name in found if (match := _SHARD.fullmatch(name))]:
         found.update(f"{shard[1]}{number:05d}{shard[2]}" for number in range(1, int(shard[3]) + 1))
     return found
@@ -101,4 +101,4 @@ def check_folder(folder: Path, model: str, model_types: frozenset[str], *, trust
 
 def weights_bytes(folder: Path) -> int:
     """Bytes of all weight files that mlx-lm will read."""
-    return sum(entry.stat().st_size for entry in folder.iterdir() if _WEIGHTS.fullmatch(entry.name))
+    return sum(entry.stat().st_size for entry in folder.iterdir() if WEIGHTS.fullmatch(entry.name))
