@@ -57,7 +57,7 @@ export class ModelPicker {
       this.options.settings.model = ready?.id ?? this.#models[0]?.id ?? "";
     }
     this.#showName();
-    this.#draw();
+    this.#draw(this.#shown[this.#active]?.name);
   }
 
   /** A new answer of GET /admin/status. */
@@ -145,15 +145,16 @@ export class ModelPicker {
     setText($("model-state"), state ? `, ${stateText(state)}` : "");
   }
 
-  #draw() {
+  #draw(held = null) {
     const typed = this.search.value.trim();
     const wanted = typed.toLowerCase();
     const names = new Set([...this.#models.map((model) => model.id), ...this.#status.keys()]);
     const found = [...names].filter((name) => name.toLowerCase().includes(wanted));
     this.#shown = found.map((name) => ({ name, note: this.#note(name) }));
     if (typed && !names.has(typed)) this.#shown.push({ name: typed, note: "Find it by this name", other: true });
-    const current = this.#shown.findIndex((option) => option.name === this.options.settings.model);
-    this.#active = typed ? 0 : Math.max(0, current);
+    const place = (name) => this.#shown.findIndex((option) => option.name === name);
+    // The list may be drawn anew while somebody moves in it.
+    this.#active = Math.max(0, place(held) >= 0 ? place(held) : typed ? 0 : place(this.options.settings.model));
     this.list.replaceChildren(
       ...this.#shown.map((option, index) =>
         h(
