@@ -16,6 +16,7 @@ def example(setting: Setting, folder: Path) -> tuple[str, str]:
     """A value in TOML, and as a flag's text."""
     special = {
         "log_level": "DEBUG",
+        "log_format": "json",
         "model_cache_dir": str(folder),
         "api_key_file": str(folder / "keys"),
         "cors_origin": "https://a.example",

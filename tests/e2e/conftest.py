@@ -81,7 +81,10 @@ class ServerProcess:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self._seen: set[psutil.Process] = set()
-        wait_until(lambda: self.url is not None or self.process.poll() is not None)
+        try:
+            wait_until(lambda: self.url is not None or self.process.poll() is not None)
+        except AssertionError:
+            self.process.kill()
         if self.url is None:
             self.end()
             raise AssertionError("\n".join(self.log))

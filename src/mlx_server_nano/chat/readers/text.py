@@ -15,6 +15,7 @@ from mlx_server_nano.chat.readers.tags import Tags
 
 _NAME_LIMIT: Final = 256
 _ATTRIBUTES: Final = re.compile(r"[^<>|\n]*")
+_WELL_FORMED: Final = re.compile(r"""(?:\s+[\w:.-]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?""")
 _ID: Final = re.compile(r"[^\s\[{]*")
 
 
@@ -34,7 +35,8 @@ def call(context: Context, syntax: TextCall) -> Step[bool]:
         yield from source.match(markers('"'))
         attributes = yield from source.run(_ATTRIBUTES, _NAME_LIMIT)
         empty = attributes.endswith("/")
-        if not (yield from source.match(markers(syntax.head_end))):
+        # Anything but attributes is text, and no text may be lost.
+        if not _WELL_FORMED.fullmatch(attributes) or not (yield from source.match(markers(syntax.head_end))):
             return False
     else:
         endings = markers(*syntax.name_end, *syntax.name_stops, syntax.id_open)
