@@ -111,6 +111,7 @@ def test_a_long_prompt_goes_through_it_in_portions_and_is_kept(tiny: Tiny):
     driver.run()
     check(loaded, driver.answers()[request_id, 0], longer, 30)
     assert sum(width for _, width in small.shapes) < first / 4
+    assert driver.recorder.accepted > 40, "the second row was drafted for as the first one was"
 
 
 def test_a_draft_model_that_fails_fails_no_request(tiny: Tiny, caplog: pytest.LogCaptureFixture):

@@ -294,3 +294,13 @@ def test_bytes_per_token():
     assert slots.bytes_per_token(filled(RotatingKVCache(8), 3)) == 0
     assert slots.bytes_per_token(CacheList(filled(KVCache(), 3), filled(KVCache(), 3))) == 4 * HEADS * DIM * 4
     assert slots.bytes_per_token(ArraysCache(2)) == 0
+
+
+def test_a_row_that_comes_when_all_have_gone():
+    cache = KVCache()
+    cache.update_and_fetch(mx.ones((1, 2, 5, 4)), mx.ones((1, 2, 5, 4)))
+    shared = slots.slots_for(cache)
+    slots.put(shared, 0, cache)
+    slots.shrink(shared, 0, 0)
+    slots.put(shared, 0, cache)
+    assert slots.extract(shared, 0, 5).keys.sum().item() == 40

@@ -128,7 +128,7 @@ class SlotKV:
 
     def _slots_for(self, count: int) -> int:
         slots = self._room[0]
-        return 2 * slots if count > slots else min(count, slots)
+        return max(count, 2 * slots) if count > slots else min(count, slots)
 
     def _capacity_for(self, needed: int) -> int:
         """With some in reserve where it is too little now."""
