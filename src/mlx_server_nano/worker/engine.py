@@ -366,9 +366,14 @@ class Engine:
         caches may be half-written and are dropped, as is the prefix cache: it may hold arrays that hang on the failed
         pass, and if memory was short, it helps."""
         _LOG.error("A forward pass of %d rows failed", len(sequences), exc_info=error)
-        self._batch.drop(group)
+        # A lone row may have moved in with others since the pass was launched, and its half-written caches with it.
+        moved = [other for other in self._batch.groups if not set(sequences).isdisjoint(other.sequences)]
+        groups = dict.fromkeys([group, *moved])
+        for failed in groups:
+            self._batch.drop(failed)
         self._reuse.clear()
-        rows = {id(s): s for s in [*sequences, *group.sequences] if not s.done}.values()
+        held = [*sequences, *(sequence for failed in groups for sequence in failed.sequences)]
+        rows = [sequence for sequence in dict.fromkeys(held) if not sequence.done]
         lost = [row for row in rows if not memory.is_shortage(error) or not row.may_retry]
         self._interrupted += [row for row in rows if row not in lost]
         mx.clear_cache()
