@@ -75,3 +75,15 @@ def test_prompts_that_come_together_share_one_prefill(tiny, arch):
     first, second = driver.tokens(ids, max_tokens=2), driver.tokens(ids, max_tokens=2)
     driver.turn()
     assert set(driver.started()) == {first, second}, "nothing is kept, so there is nothing to wait for"
+
+
+def test_who_waits_for_a_shared_beginning_lets_others_pass(tiny):
+    rng = random.Random(1)
+    ids = [rng.randrange(10, 3000) for _ in range(601)]
+    driver = Driver(tiny("qwen3"), prefill_chunk=64, busy_prefill_chunk=64)
+    first, second = driver.tokens(ids, max_tokens=6), driver.tokens(ids, max_tokens=6)
+    other = driver.tokens(ids[:20][::-1], max_tokens=2)
+    driver.turn()
+    assert set(driver.started()) == {first, other}
+    driver.run()
+    assert driver.started()[second].cached_tokens == 600

@@ -18,7 +18,7 @@ from mlx_server_nano.worker.group import Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
 from mlx_server_nano.worker.ngram import PromptIndex
-from mlx_server_nano.worker.reuse import Reuse
+from mlx_server_nano.worker.reuse import Found, Reuse
 from mlx_server_nano.worker.scheduler import Prefill, Prepared, Scheduler
 from mlx_server_nano.worker.sequence import Sequence
 
@@ -83,13 +83,11 @@ class Prefiller:
 
         def fits(prefill: Prefill) -> bool:
             nonlocal owed
-            found = None if prefill.prepared.scored else self._reuse.find(prefill.prepared.ids)
-            if self._soon_spared(prefill, found.length if found is not None else 0):
-                return False
+            found = self._found(prefill)
             owed += self._need(prefill, found.length if found is not None and found.moves else 0)
             return self._reuse.make_room(partial(self._admission.short, owed), found)
 
-        for prefill in self._scheduler.admit(len(decoding), fits, self._begin):
+        for prefill in self._scheduler.admit(len(decoding), fits, self._begin, self._defers):
             if not prefill.announced:
                 prefill.announced = True
                 prepared = prefill.prepared
@@ -100,15 +98,25 @@ class Prefiller:
         start = self._reuse.fresh() if prepared.scored else self._reuse.start(prepared.ids)
         prefill.caches, prefill.done, prefill.lease = start.caches, start.length, start.lease
 
-    def _soon_spared(self, prefill: Prefill, held: int) -> bool:
+    def _found(self, prefill: Prefill) -> Found | None:
+        return None if prefill.prepared.scored else self._reuse.find(prefill.prepared.ids)
+
+    def _defers(self, prefill: Prefill) -> bool:
         """Whether a prompt at work has most of what this one would compute: then it is worth waiting for."""
-        if prefill.prepared.scored:
-            return False
+        if prefill.behind not in self.running:
+            prefill.behind = self._sparing(prefill)
+        return prefill.behind is not None
+
+    def _sparing(self, prefill: Prefill) -> Prefill | None:
+        if prefill.prepared.scored or not self.running:
+            return None
+        found = self._found(prefill)
+        held = found.length if found is not None else 0
         for other in self.running:
             spared = self._reuse.will_share(other.prepared, prefill.prepared.ids) - held
             if spared >= max(_WORTH_WAITING, other.remaining // 2):
-                return True
-        return False
+                return other
+        return None
 
     def _need(self, prefill: Prefill, held: int) -> int:
         prepared, request = prefill.prepared, prefill.prepared.request
@@ -118,6 +126,8 @@ class Prefiller:
     def work(self, budget: int) -> Iterator[Event | Row]:
         """Compute portions, `budget` tokens together. Gives rows that are ready to decode, and Failed for what went wrong."""
         for prefill, count in self._scheduler.plan(budget):
+            if prefill not in self.running:
+                continue  # its request has just failed with another of its prompts, a row that is computed again
             try:
                 yield from self._advance(prefill, count)
             except Exception as error:

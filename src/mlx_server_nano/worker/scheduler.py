@@ -47,7 +47,7 @@ class Prefill:
 
     row: a row that was interrupted and is computed again: its prompt and output are the prompt here. caches and lease: the
     engine's (see `reuse`). logprobs: of its tokens after the first, if the prompt is scored. announced: the gateway knows that
-    it has begun. retried: it failed once for lack of memory.
+    it has begun. retried: it failed once for lack of memory. behind: the prompt that it lets compute what both begin with.
     """
 
     prepared: Prepared
@@ -58,6 +58,7 @@ class Prefill:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     announced: bool = False
     retried: bool = False
+    behind: Prefill | None = None
 
     @property
     def remaining(self) -> int:
@@ -76,6 +77,10 @@ class Prefill:
 
 def _always(prefill: Prefill) -> bool:
     return True
+
+
+def _never(prefill: Prefill) -> bool:
+    return False
 
 
 class Scheduler:
@@ -108,19 +113,21 @@ class Scheduler:
         decoding_rows: int,
         fits: Callable[[Prefill], bool] = _always,
         begin: Callable[[Prefill], None] = lambda prefill: None,
+        defers: Callable[[Prefill], bool] = _never,
     ) -> list[Prefill]:
         """Move waiting requests to prefill while there is room, and `begin` each before the next is looked at. A request
         with more choices than rows runs when all else is done, and so does one that does not fit: what never will is not to
-        be added."""
+        be added. defers: it waits by its own choice, and those that came later pass it."""
         admitted: list[Prefill] = []
         rows = decoding_rows + sum(prefill.prepared.request.n for prefill in self.prefills)
-        while self._waiting:
-            prefill = self._waiting[0]
+        for prefill in list(self._waiting):
             if rows and rows + prefill.prepared.request.n > self._max_rows:
                 break
+            if defers(prefill):
+                continue
             if not fits(prefill) and rows:
                 break
-            self._waiting.popleft()
+            self._waiting.remove(prefill)
             rows += prefill.prepared.request.n
             self.prefills.append(prefill)
             admitted.append(prefill)
