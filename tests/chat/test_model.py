@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mlx_server_nano.chat import model
 from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.chat.request import ChatRequest, Thinking
 from mlx_server_nano.errors import InvalidRequestError
@@ -36,6 +37,22 @@ def test_variables_of_the_template() -> None:
     assert variables(chat, thinking=Thinking(enabled=True)) == {"enable_thinking": True, "tone": "dry"}
     own = {"enable_thinking": False, "mood": 1}
     assert variables(chat, thinking=Thinking(enabled=True), template_kwargs=own) == {**own, "tone": "dry"}
+
+
+def test_a_template_is_tried_once_for_each_level_of_thinking(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[dict[str, Any]] = []
+
+    def try_out(source: str, **asked: Any) -> dict[str, Any]:
+        tried.append(asked)
+        return {"level": asked["effort"]}
+
+    monkeypatch.setattr(model, "thinking_variables", try_out)
+    chat = ChatModel(INFO)
+    for effort in ("low", "high", "low"):
+        for budget in (None, 5):
+            thinking = Thinking(effort=effort, budget=budget)
+            assert variables(chat.configured(None, {"tone": "dry"}), thinking=thinking)["level"] == effort
+    assert [asked["effort"] for asked in tried] == ["low", "high"]
 
 
 def test_the_format_and_the_model_behind_it() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_server_nano.chat.detect import detect, named
@@ -37,6 +37,7 @@ class ChatModel:
         the detected one. Raises InvalidRequestError for an unknown name."""
         self._info = info
         self._template_kwargs: Mapping[str, Any] = {}
+        self._thinking: dict[Thinking, dict[str, Any]] = {}
         self.format = detect(info.chat_template, info.special_tokens, format_name)
         try:
             self._traits = probe(info.chat_template) if info.chat_template is not None else Traits()
@@ -92,9 +93,15 @@ class ChatModel:
         )
 
     def _thinking_variables(self, thinking: Thinking) -> dict[str, Any]:
-        if self._info.chat_template is None or thinking == Thinking(budget=thinking.budget):
+        asked = replace(thinking, budget=None)
+        if self._info.chat_template is None or asked == Thinking():
             return {}
-        return thinking_variables(self._info.chat_template, effort=thinking.effort, enabled=thinking.enabled)
+        # Found out by trying the template, which holds up the event loop for as long as compiling it takes: once.
+        if asked not in self._thinking:
+            self._thinking[asked] = thinking_variables(
+                self._info.chat_template, effort=asked.effort, enabled=asked.enabled
+            )
+        return self._thinking[asked]
 
     def _budget(self, chat: ChatRequest, format: Format) -> ThinkingBudget | None:
         if chat.thinking.budget is None or format.reasoning is None:
