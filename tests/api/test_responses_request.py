@@ -144,6 +144,10 @@ def test_reasoning(item, reasoning):
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
         ({"tools": [{"type": "function"}]}, "tools.0.name"),
         ({"tools": [{"type": "function", "name": "a b"}]}, "tools.0.name"),
+        (
+            {"tools": [{"type": "custom", "name": "f", "format": {"type": "grammar", "syntax": "lark"}}]},
+            "tools.0.format.definition",
+        ),
         ({"tools": [F, {**G, "name": "f"}]}, "tools.1.name"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "any", "tools": [F]}, "tool_choice"),

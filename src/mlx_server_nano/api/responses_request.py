@@ -60,7 +60,7 @@ class TextFormat(Struct, omit_defaults=True):
 
 class TextOptions(Struct):
     format: TextFormat | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: Annotated[Literal["low", "medium", "high"] | None, NO_EFFECT] = None
 
 
 class ResponseStreamOptions(Struct):

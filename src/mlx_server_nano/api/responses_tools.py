@@ -21,12 +21,11 @@ _UNASKED: Final = ("web_search", "namespace", "local_shell")
 
 
 class FlatCustomFormat(Struct, omit_defaults=True):
+    """A `grammar` needs `syntax` and `definition`."""
+
     type: Literal["text", "grammar"]
     syntax: Literal["lark", "regex"] | None = None
     definition: str | None = None
-
-    def rule(self) -> tuple[str, str] | None:
-        return (self.syntax or "lark", self.definition or "") if self.type == "grammar" else None
 
 
 class FlatTool(Struct, kw_only=True):
@@ -72,7 +71,7 @@ def to_toolset(wire: Sequence[FlatTool] | None) -> tuple[Toolset, list[dict[str,
             raise InvalidRequestError(f"There are two tools of the name {tool.name!r}.", param=f"tools.{i}.name")
         if tool.type == "custom":
             custom.add(tool.name)
-            tools[tool.name] = custom_tool(tool.name, tool.description, tool.format.rule() if tool.format else None)
+            tools[tool.name] = custom_tool(tool.name, tool.description, _rule(tool.format, f"tools.{i}.format"))
         else:
             tools[tool.name] = Tool(
                 name=tool.name,
@@ -82,6 +81,15 @@ def to_toolset(wire: Sequence[FlatTool] | None) -> tuple[Toolset, list[dict[str,
             )
         echo.append(_echo(tool))
     return Toolset(tuple(tools.values()), frozenset(custom)), echo
+
+
+def _rule(wire: FlatCustomFormat | None, path: str) -> tuple[str, str] | None:
+    if wire is None or wire.type == "text":
+        return None
+    for name in ("syntax", "definition"):
+        if getattr(wire, name) is None:
+            raise InvalidRequestError(f"Missing required field: `{path}.{name}`.", param=f"{path}.{name}")
+    return wire.syntax or "", wire.definition or ""
 
 
 def _echo(tool: FlatTool) -> dict[str, Any]:
