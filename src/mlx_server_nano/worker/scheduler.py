@@ -101,10 +101,6 @@ class Scheduler:
         self._waiting.insert(next(later, len(self._waiting)), prefill)
 
     @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
     def idle(self) -> bool:
         return not self._waiting and not self.prefills
 
