@@ -1,5 +1,5 @@
 """A worker process: `python -m mlx_server_nano.worker --fd N`, started by the gateway with its socket as file
-descriptor N."""
+descriptor N. With `--leader` it is one of several ranks, which `launch` starts."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ from mlx_server_nano.protocol import (
 from mlx_server_nano.worker.blas import prefer_openblas
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.preparer import Preparer
+from mlx_server_nano.worker.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
+    from mlx_server_nano.worker.distributed import Follower
     from mlx_server_nano.worker.engine import Incoming
 
 _LOG = logging.getLogger("mlx_server_nano.worker")
@@ -36,19 +38,22 @@ _LOG = logging.getLogger("mlx_server_nano.worker")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--fd", type=int)
+    parser.add_argument("--leader", help="an address of rank 0's machine")
+    parser.add_argument("--handover", help="the Unix socket at which rank 0 gets its file descriptor")
     parser.add_argument("--log-level", default="INFO")
     parser.add_argument("--log-format", default="text")
     arguments = parser.parse_args()
     # Ctrl-C reaches the whole process group; the gateway decides when a worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure_logging(arguments.log_level, arguments.log_format, speaker="worker")
-    channel = Channel(arguments.fd)
+    ranks, channel = _ranks(arguments)
     loads: Inbox[Load] = Inbox()
     inbox: Inbox[Incoming] = Inbox()
     preparer = Preparer(inbox.put)
 
     def deliver(message: ToWorker) -> None:
+        ranks.forward(message)
         if isinstance(message, Load):
             loads.put(message)
         elif isinstance(message, Generate):
@@ -61,7 +66,8 @@ def main() -> None:
 
     # Before the imports, so that the end of the gateway is noticed during them too.
     channel.start(deliver)
-    prefer_openblas()
+    if not ranks.several:
+        prefer_openblas()
     # These take seconds; a spare worker has done them before a model is asked for.
     from mlx_server_nano.worker import draft_loader, loader, memory
     from mlx_server_nano.worker.engine import Engine
@@ -72,7 +78,9 @@ def main() -> None:
     (load,) = loads.take(wait=True)
     memory.wire()
     try:
-        loaded = loader.load(Path(load.path), load.options, lambda fraction: channel.send(LoadProgress(fraction)))
+        loaded = loader.load(
+            Path(load.path), load.options, lambda fraction: channel.send(LoadProgress(fraction)), ranks
+        )
         draft_model = draft_loader.load(loaded, load.options)
     except ServerError as error:
         channel.send(LoadFailed(error.to_failure()))
@@ -87,12 +95,24 @@ def main() -> None:
         loaded.grammars,
         context_length=loaded.info.context_length,
         vocab_size=loaded.info.vocab_size,
-        find_branches=not loaded.cuttable,
+        find_branches=not ranks.everywhere(loaded.cuttable),
     )
     preparer.start(Questions(tokenizing, loaded.tokenizer, loaded.vocabulary, loaded.embedding))
     channel.send(Loaded(loaded.info))
-    Engine(loaded, load.options, channel, inbox, draft_model).run()
-    os._exit(0)  # nothing is left to be put in order
+    Engine(loaded, load.options, channel, inbox, draft_model, ranks=ranks).run()
+    ranks.end()
+
+
+def _ranks(arguments: argparse.Namespace) -> tuple[Ranks, Channel | Follower]:
+    """The other ranks, if there are any, and the way to the gateway."""
+    if arguments.leader is None:
+        return ALONE, Channel(arguments.fd)
+    # Nothing is to be read from it; see `launch`.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    prefer_openblas()
+    from mlx_server_nano.worker import distributed
+
+    return distributed.join(arguments.leader, arguments.handover)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mlx_server_nano.errors import ContextLengthError
+from mlx_server_nano.worker.ranks import ALONE, Ranks
 from mlx_server_nano.worker.row_cost import RowCost
 
 _AHEAD = 512  # tokens of its answer that a row has a claim on, at any time
@@ -19,12 +20,13 @@ _GIB = 1 << 30
 class Admission:
     """limit: bytes that MLX may hold, weights included; None: no limit is known."""
 
-    def __init__(self, cost: RowCost, context_length: int, held: Callable[[], int]) -> None:
+    def __init__(self, cost: RowCost, context_length: int, held: Callable[[], int], ranks: Ranks = ALONE) -> None:
         """held: bytes of the arrays that live now; at the start these are the weights."""
         self.limit: int | None = None
         self._cost = cost
         self._context_length = context_length
         self._held = held
+        self._ranks = ranks
         self._weights = held()
         self._reserve = self._workspace = self._weights // 16
 
@@ -38,7 +40,7 @@ class Admission:
         if self.limit is None:
             return self._context_length
         room = self.limit - self._weights - self._reserve
-        return max(0, self._cost.longest(room, self._context_length + _STEP) - _STEP)
+        return self._ranks.agree(max(0, self._cost.longest(room, self._context_length + _STEP) - _STEP))
 
     def check(self, tokens: int) -> None:
         """Raises ContextLengthError for a prompt that no wait will make room for."""
@@ -51,7 +53,9 @@ class Admission:
 
     def short(self, need: int) -> int:
         """Bytes that are missing for `need` more; 0 or less: there is room."""
-        return 0 if self.limit is None else self._held() + self._workspace + need - self.limit
+        if self.limit is None:
+            return 0
+        return self._ranks.agree(self._held() + self._workspace + need - self.limit)
 
     def to_begin(self, tokens: int, answer: int | None, rows: int, reused: int) -> int:
         """Bytes for a prompt and the first part of `rows` answers of at most `answer` tokens. reused: tokens in caches that it
@@ -76,4 +80,4 @@ class Admission:
             return False
         held = self._held()
         growth = (held - self._weights) // 4 + rows * self._cost(2 * _STEP)
-        return held + self._workspace + growth > self.limit
+        return self._ranks.agree(held + self._workspace + growth - self.limit) > 0

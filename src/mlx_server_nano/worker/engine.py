@@ -31,6 +31,7 @@ from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
 from mlx_server_nano.worker.prefiller import Prefiller
 from mlx_server_nano.worker.questions import Outcome
+from mlx_server_nano.worker.ranks import ALONE, Ranks
 from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.scheduler import Prefill, Prepared
 from mlx_server_nano.worker.sequence import Sequence, joined
@@ -86,17 +87,20 @@ class Engine:
         draft_model: DraftModel | None = None,
         *,
         compiled: CompiledStep | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """compiled: how to compile steps, where that is not to be found out."""
+        self._ranks = ranks
         self._loaded = loaded
         self._options = options
         self._channel = channel
         self._inbox = inbox
         disk = disk_tier(loaded, options, inbox.put)
-        self._admission = Admission(loaded.row_cost, loaded.info.context_length, mx.get_active_memory)
-        self._reuse = Reuse(loaded.new_caches, memory.prefix_budget(options.prefix_cache_bytes), disk)
+        self._admission = Admission(loaded.row_cost, loaded.info.context_length, mx.get_active_memory, ranks)
+        self._reuse = Reuse(loaded.new_caches, memory.prefix_budget(options.prefix_cache_bytes), disk, ranks)
         self._compiled = compiled or CompiledStep(loaded.model, Compiles())
-        self._trial = None if compiled else trial(loaded.model, loaded.new_caches, batchable=loaded.info.batchable)
+        settled = compiled is not None or ranks.several  # what a trial measures differs between machines
+        self._trial = None if settled else trial(loaded.model, loaded.new_caches, batchable=loaded.info.batchable)
         self._batch = Batch(
             loaded.model,
             self._reuse,
@@ -104,13 +108,14 @@ class Engine:
             vocab_size=loaded.info.vocab_size,
             batchable=loaded.info.batchable,
             verifies=loaded.verifies,
-            padding_limit=loaded.padding_limit,
+            padding_limit=ranks.agree(loaded.padding_limit),
             compiled=self._compiled,
+            ranks=ranks,
         )
         self._masks = Masks(loaded.grammars.vocab_size)
         self._speculator = Speculator(enabled=options.speculation, model=draft_model)
         self._prefiller = Prefiller(
-            loaded, self._reuse, self._admission, options.max_rows, speculates=self._speculator.enabled
+            loaded, self._reuse, self._admission, options.max_rows, ranks, speculates=self._speculator.enabled
         )
         self._embedder = Embedder(loaded.model, loaded.full_caches, loaded.embedding)
         self._joining: list[Row] = []
@@ -136,7 +141,7 @@ class Engine:
         return self._prefiller.idle and self._embedder.idle and not working
 
     def turn(self, *, wait: bool) -> None:
-        for message in self._inbox.take(wait=wait):
+        for message in self._ranks.take(self._inbox, wait=wait):
             self._take_in(message)
         # Drafts go on from the last tokens, so these must be known before the next step is launched.
         first = [step for step in self._launched if step.drafts is not None or self._hopes(step.group)]
@@ -357,6 +362,7 @@ class Engine:
             self._events += self._embedder.step(budget)
         except Exception as error:
             if not isinstance(error, ServerError):
+                self._ranks.fail(error)
                 _LOG.exception("Embedding failed")
                 error = GenerationError(f"The input could not be processed: {error}")
             self._events += [Failed(request_id, error.to_failure()) for request_id in self._embedder.drop()]
@@ -365,6 +371,7 @@ class Engine:
         """A forward pass failed: its rows end, the others go on; if memory was short, its rows are computed again, once. Its
         caches may be half-written and are dropped, as is the prefix cache: it may hold arrays that hang on the failed
         pass, and if memory was short, it helps."""
+        self._ranks.fail(error)
         _LOG.error("A forward pass of %d rows failed", len(sequences), exc_info=error)
         # A lone row may have moved in with others since the pass was launched, and its half-written caches with it.
         moved = [other for other in self._batch.groups if not set(sequences).isdisjoint(other.sequences)]

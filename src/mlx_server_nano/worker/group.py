@@ -18,6 +18,7 @@ from mlx_server_nano.worker.compiled import CompiledStep, plain_step
 from mlx_server_nano.worker.drafts import Drafts, Verifying
 from mlx_server_nano.worker.grammar import RowGrammar
 from mlx_server_nano.worker.prefix import Entry
+from mlx_server_nano.worker.ranks import ALONE, Ranks
 from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.row_cost import growth
 from mlx_server_nano.worker.sampler import Sampler
@@ -48,9 +49,11 @@ class Group:
         vocab_size: int,
         verifies: Verifying = Verifying.NOBODY,
         compiled: CompiledStep | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """compiled: takes the steps that it can."""
         self._model = model
+        self._ranks = ranks
         self._compiled = compiled
         self._verifies = verifies
         self._vocab_size = vocab_size
@@ -155,7 +158,7 @@ class Group:
         if logits.ndim == 3:
             tokens = self._sampler.verify(logits, self._inputs, allowed)
         else:
-            tokens = self.tokens = self._sampler(logits, self.tokens, allowed)
+            tokens = self.tokens = self._ranks.share(self._sampler(logits, self.tokens, allowed))
         for sequence in self.sequences:
             sequence.launched += 1
         return tokens
@@ -246,6 +249,7 @@ class Batch:
         verifies: Verifying,
         padding_limit: int,
         compiled: CompiledStep | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """padding_limit: key positions of padding that a group may have, those that take as many
         bytes as the weights."""
@@ -257,6 +261,7 @@ class Batch:
         self._batchable = batchable
         self._verifies = verifies
         self._padding_limit = padding_limit
+        self._ranks = ranks
         self._promised = 0
         self.groups: list[Group] = []
 
@@ -290,7 +295,7 @@ class Batch:
             if not row.sequence.wants_step:
                 self._leave(row.sequence, row.lease, functools.partial(Group(self._model, row, 0).extract, 0))
             elif not self._join(row, self.groups):
-                self.groups.append(Group(self._model, row, self._vocab_size, self._verifies, self._compiled))
+                self.groups.append(Group(self._model, row, self._vocab_size, self._verifies, self._compiled, self._ranks))
         for group in self.groups:
             group.close_gaps(tight=tight)
         if tight:

@@ -25,6 +25,7 @@ from mlx_server_nano.worker.drafts import Verifying
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.pooling import EmbeddingPlan, read_plan
 from mlx_server_nano.worker.quantized import FULL_PRECISION, quantized
+from mlx_server_nano.worker.ranks import ALONE, Ranks
 from mlx_server_nano.worker.row_cost import RowCost
 from mlx_server_nano.worker.sequence import RowSampling
 from mlx_server_nano.worker.vocabulary import Vocabulary
@@ -104,7 +105,9 @@ class LoadedModel:
         )
 
 
-def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None]) -> LoadedModel:
+def load(
+    path: Path, options: LoadOptions, on_progress: Callable[[float], None], ranks: Ranks = ALONE
+) -> LoadedModel:
     """Load a folder; `on_progress` gets the fraction of the weights' bytes that are in memory.
 
     Raises UnsupportedModelError for an architecture that mlx-lm does not know, OutOfMemoryError, and ModelLoadError for
@@ -124,12 +127,13 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         model, _ = load_model(path, lazy=True, trust_remote_code=options.trust_remote_code)
         if adapter_folder is not None:
             adapter.apply(model, adapter_folder)
+        ranks.split(model, config)
         _evaluate(model, on_progress)
     except (ServerError, KeyboardInterrupt):
         raise
     except Exception as error:
         raise _explained(error, path) from error
-    vocab_size, batchable, verifies, kv_bytes, row_cost = _try_out(model, path, options.kv_bits)
+    vocab_size, batchable, verifies, kv_bytes, row_cost = _try_out(model, path, options.kv_bits, ranks)
     apply_template = _template(wrapper, tokenizer)
     info = ModelInfo(
         model_type=config["model_type"],
@@ -139,7 +143,7 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None])
         chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
         chats=apply_template is not None,
         special_tokens=vocabulary.special,
-        batchable=batchable and config["model_type"] not in _ALONE,
+        batchable=ranks.everywhere(batchable and config["model_type"] not in _ALONE),
         load_seconds=time.monotonic() - started,
     )
     return LoadedModel(
@@ -242,13 +246,15 @@ def _first_line(error: Exception, path: Path) -> str:
     return (str(error).replace(str(path), path.name).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _try_out(model: Any, path: Path, kv_bits: int | None) -> tuple[int, bool, Verifying, int, RowCost]:
+def _try_out(
+    model: Any, path: Path, kv_bits: int | None, ranks: Ranks
+) -> tuple[int, bool, Verifying, int, RowCost]:
     """Run two short rows alone and then together: the first use of a kernel compiles it, and a model whose caches or
     positions don't go into slots shows it here rather than under load. Gives vocabulary size, batchable, verifies, KV
     bytes per token, and what a row takes."""
     own = [quantized(make_prompt_cache(model), kv_bits) for _ in range(2)]
-    batchable = all(slots.batchable(cache) for cache in own[0])
-    cuttable = all(slots.cuttable(cache) for cache in own[0])
+    batchable = ranks.everywhere(all(slots.batchable(cache) for cache in own[0]))
+    cuttable = ranks.everywhere(all(slots.cuttable(cache) for cache in own[0]))
     verifies = Verifying.ALL if cuttable else Verifying.ALONE if batchable else Verifying.NOBODY
     try:
         for caches, ids in zip(own, ([1, 2], [1, 2, 3]), strict=True):

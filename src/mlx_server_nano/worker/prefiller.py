@@ -18,6 +18,7 @@ from mlx_server_nano.worker.group import Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
 from mlx_server_nano.worker.ngram import PromptIndex
+from mlx_server_nano.worker.ranks import ALONE, Ranks
 from mlx_server_nano.worker.reuse import Found, Reuse
 from mlx_server_nano.worker.scheduler import Prefill, Prepared, Scheduler
 from mlx_server_nano.worker.sequence import Sequence
@@ -30,12 +31,20 @@ _SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
 
 class Prefiller:
     def __init__(
-        self, loaded: LoadedModel, reuse: Reuse, admission: Admission, max_rows: int, *, speculates: bool
+        self,
+        loaded: LoadedModel,
+        reuse: Reuse,
+        admission: Admission,
+        max_rows: int,
+        ranks: Ranks = ALONE,
+        *,
+        speculates: bool,
     ) -> None:
         self._loaded = loaded
         self._reuse = reuse
         self._admission = admission
         self._scheduler = Scheduler(max_rows)
+        self._ranks = ranks
         self._speculates = speculates
 
     @property
@@ -131,6 +140,7 @@ class Prefiller:
             try:
                 yield from self._advance(prefill, count)
             except Exception as error:
+                self._ranks.fail(error)
                 self._reuse.forget(prefill.lease)
                 self._reuse.clear()
                 if memory.is_shortage(error) and not prefill.retried:

@@ -18,6 +18,7 @@ import numpy as np
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.disk import DiskTier, Fetched
 from mlx_server_nano.worker.prefix import Entry, PrefixCache, Tokens, common
+from mlx_server_nano.worker.ranks import ALONE, Ranks
 from mlx_server_nano.worker.scheduler import Prepared
 
 Caches = list[Any]
@@ -50,12 +51,16 @@ class Found:
 
 
 class Reuse:
-    def __init__(self, new_caches: Callable[[], Caches], budget: int, disk: DiskTier | None = None) -> None:
+    def __init__(
+        self, new_caches: Callable[[], Caches], budget: int, disk: DiskTier | None = None, ranks: Ranks = ALONE
+    ) -> None:
         """budget: bytes for caches that no row uses; 0: nothing is reused. disk: where they go when there is no room."""
         self._new_caches = new_caches
+        self._ranks = ranks
+        budget = ranks.agree(budget)
         probe = new_caches()
-        self.cuttable = all(slots.cuttable(cache) for cache in probe)
-        self._enabled = budget > 0 and all(slots.batchable(cache) for cache in probe)
+        self.cuttable = ranks.everywhere(all(slots.cuttable(cache) for cache in probe))
+        self._enabled = ranks.everywhere(budget > 0 and all(slots.batchable(cache) for cache in probe))
         self._budget = budget
         self._disk = disk if self._enabled else None
         self._prefixes = PrefixCache(budget, cut=self.cuttable, evicted=self._spill if self._disk else None)
@@ -203,4 +208,4 @@ class Reuse:
         if not self._enabled:
             return None
         nbytes = sum(array.nbytes for cache in caches for array in slots.arrays(cache))
-        return self._prefixes.insert(as_tokens(ids), caches, nbytes)
+        return self._prefixes.insert(as_tokens(ids), caches, self._ranks.agree(nbytes))
