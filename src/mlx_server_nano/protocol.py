@@ -250,6 +250,6 @@ class FrameReader(Generic[T]):
         return messages
 
 
-def to_frame(message: ToWorker | ToGateway) -> bytes:
+def to_frame(message: Struct) -> bytes:
     body = msgspec.msgpack.encode(message)
     return _HEADER.pack(len(body)) + body

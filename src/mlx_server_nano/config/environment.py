@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Final
 
 from mlx_server_nano.config.settings import SETTINGS, Settings
+
+# A worker reads only local files.
+WORKER_VARIABLES: Final = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 
 
 def environment() -> Mapping[str, str]:
@@ -27,4 +35,4 @@ def worker_environment() -> dict[str, str]:
     files, and may run code of its model's."""
     secrets = {"HF_TOKEN", *(setting.env for setting in SETTINGS if setting.secret)}
     kept = {name: value for name, value in os.environ.items() if name not in secrets}
-    return {**kept, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "TRANSFORMERS_VERBOSITY": "error"}
+    return {**kept, **WORKER_VARIABLES}

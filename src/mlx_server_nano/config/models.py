@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import structs
 
+from mlx_server_nano.config.hosts import Hosts, hostfile
 from mlx_server_nano.config.values import Kind, boolean, integer, number, one_of, table, text
 from mlx_server_nano.types import RESERVED_TEMPLATE_KWARGS, Sampling
 
@@ -88,6 +89,12 @@ class Loading:
     kv_bits: int | None = _key("kv-bits", one_of(4, 8, 16), "8", "As `--kv-bits`; 16: as the model computes.")
     draft_model: str | None = _key(
         "draft-model", text(), '"mlx-community/Qwen3-0.6B-4bit"', "A small model that guesses for this one."
+    )
+    distributed: Hosts | None = _key(  # noqa: RUF009
+        "distributed",
+        hostfile(may_be_none=True),
+        '"./hosts.json"',
+        "As `--distributed`; `none`: on this machine alone.",
     )
     idle_timeout: float | None = _key("idle-timeout", number(0), "0", "As `--idle-timeout`; 0: never.")
     pinned: bool | None = _key("pinned", boolean(), "true", "Loaded at the start, and never unloaded for time or room.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from mlx_server_nano.config.hosts import Hosts, hostfile
 from mlx_server_nano.config.models import ModelOptions
 from mlx_server_nano.config.values import (
     Kind,
@@ -256,6 +257,14 @@ SETTINGS: Final = (
         "A small model that guesses for every model with the same vocabulary, which verifies.",
     ),
     Setting(
+        "distributed",
+        "--distributed",
+        "MLX_DISTRIBUTED",
+        optional(hostfile()),
+        "HOSTFILE",
+        "Run every model on several machines together: those of a host file of mlx.launch (docs/distributed.md).",
+    ),
+    Setting(
         "prefix_cache_dir",
         "--prefix-cache-dir",
         "MLX_PREFIX_CACHE_DIR",
@@ -371,6 +380,7 @@ class Settings:
     kv_bits: int | None = None
     speculation: bool = True
     draft_model: str | None = None
+    distributed: Hosts | None = None
     prefix_cache_dir: Path | None = None
     prefix_cache_disk: int = 20 << 30
     max_body: int = 64 << 20

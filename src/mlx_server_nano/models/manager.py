@@ -32,6 +32,7 @@ from mlx_server_nano.errors import (
     UnavailableError,
     WorkerDiedError,
 )
+from mlx_server_nano.models import distributed
 from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.counts import ModelCounts
 from mlx_server_nano.models.download import download
@@ -258,15 +259,20 @@ class Manager:
         files = ModelFiles(folder, await self._adapter(slot), await self._draft_folder(slot))
         slot.enter(ModelState.LOADING)
         loading = time.monotonic()
-        worker = await self._spares.take()
+        options = load_options(self._settings, slot.ref, files, trusted=self._catalog.trusts(slot.ref.id))
+        hosts = distributed.hosts_of(slot.ref, self._settings)
+        if hosts is None:
+            worker = await self._spares.take()
+        else:
+            options = distributed.restricted(options)
+            worker = await distributed.start(distributed.launch_command(hosts, self._settings))
         try:
             await self._admit(slot, files)
         except BaseException:
-            await self._spares.give_back(worker)
+            await (self._spares.give_back(worker) if hosts is None else worker.stop())
             raise
         slot.worker = worker
         counts = worker.counts = self._counts[slot.ref.name]
-        options = load_options(self._settings, slot.ref, files, trusted=self._catalog.trusts(slot.ref.id))
         info = await worker.load(folder, options, slot.set_progress)
         chat = await asyncio.to_thread(_chat_model, info, self._tool_format(slot.ref.id))
         worker.on_exit = lambda: self._died(slot)
@@ -284,7 +290,7 @@ class Manager:
             slot.set_progress(done / total if total else 0.0)
             if self._settings.max_memory is not None or self._spares.device is not None:
                 # Else the limit is a guess from the machine's memory, and the device may have more.
-                self._refuse_too_large(slot.ref.name, estimate(total))
+                self._refuse_too_large(slot.ref.name, estimate(total // self._ranks(slot)))
 
         fetched = await self._fetch(slot.ref.id, on_progress)
         folder = Path(fetched.folder)
@@ -309,7 +315,7 @@ class Manager:
     async def _draft_folder(self, slot: Slot) -> Path | None:
         """Where the model lies that is to guess for this one, downloaded if need be."""
         name = slot.ref.options.loading.draft_model or self._settings.draft_model
-        if name is None or not self._settings.speculation:
+        if name is None or not self._settings.speculation or self._ranks(slot) > 1:
             return None
         ref = await asyncio.to_thread(self._catalog.resolve, name)
         if ref.id == slot.ref.id:
@@ -332,7 +338,7 @@ class Manager:
         """Make room for a model and reserve it. Raises OutOfMemoryError, without having unloaded anything in vain if
         the model is too large by itself."""
         async with self._admission:
-            need = estimate(await asyncio.to_thread(files.weights_bytes))
+            need = estimate(await asyncio.to_thread(files.weights_bytes) // self._ranks(slot))
             self._refuse_too_large(slot.ref.name, need)
             while (free := self.memory_limit - self.memory_in_use) < need:
                 if self._leaving:
@@ -348,6 +354,11 @@ class Manager:
                         f" is in use or pinned: {kept}. Try again later."
                     )
             slot.reserved_bytes = need
+
+    def _ranks(self, slot: Slot) -> int:
+        """How many machines share the model's weights."""
+        hosts = distributed.hosts_of(slot.ref, self._settings)
+        return 1 if hosts is None else hosts.ranks
 
     def _refuse_too_large(self, model: str, need: int) -> None:
         if need > self.memory_limit:

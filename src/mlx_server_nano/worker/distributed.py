@@ -218,9 +218,9 @@ class Follower(Shared):
                 self._outcomes.extend(inbox.take(wait=True))
             outcome = self._outcomes.popleft()
             number = outcome[0] if isinstance(outcome, tuple) else getattr(outcome, "request_id", 0)
-        if number == taken.request_id and isinstance(outcome, Prepared | EmbeddingTask):
-            return outcome
-        _lost(f"Request {taken.request_id} could not be prepared here, as it was on rank 0: {outcome}")
+        if number != taken.request_id or not isinstance(outcome, Prepared | EmbeddingTask):
+            _lost(f"Request {taken.request_id} could not be prepared here, as it was on rank 0")
+        return outcome
 
     def _next(self, kind: type[T]) -> T:
         entry = self._journal.get()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -37,6 +37,9 @@ from mlx_server_nano.worker.scheduler import Prefill, Prepared
 from mlx_server_nano.worker.sequence import Sequence, joined
 from mlx_server_nano.worker.speculate import Speculator
 from mlx_server_nano.worker.trial import TRIAL_TOKENS, trial
+
+if TYPE_CHECKING:
+    from mlx_server_nano.worker.distributed import Follower
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,7 +85,7 @@ class Engine:
         self,
         loaded: LoadedModel,
         options: LoadOptions,
-        channel: Channel,
+        channel: Channel | Follower,
         inbox: Inbox[Incoming],
         draft_model: DraftModel | None = None,
         *,

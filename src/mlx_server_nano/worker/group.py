@@ -49,6 +49,7 @@ class Group:
         vocab_size: int,
         verifies: Verifying = Verifying.NOBODY,
         compiled: CompiledStep | None = None,
+        *,
         ranks: Ranks = ALONE,
     ) -> None:
         """compiled: takes the steps that it can."""
@@ -295,7 +296,9 @@ class Batch:
             if not row.sequence.wants_step:
                 self._leave(row.sequence, row.lease, functools.partial(Group(self._model, row, 0).extract, 0))
             elif not self._join(row, self.groups):
-                self.groups.append(Group(self._model, row, self._vocab_size, self._verifies, self._compiled, self._ranks))
+                self.groups.append(
+                    Group(self._model, row, self._vocab_size, self._verifies, self._compiled, ranks=self._ranks)
+                )
         for group in self.groups:
             group.close_gaps(tight=tight)
         if tight:

@@ -68,7 +68,7 @@ def _hand_over(listener: socket.socket, fd: int, standard_input: int) -> None:
 def _free_ports(count: int) -> int:
     """The first of so many ports in a row that are free here: two models may run at a time."""
     while True:
-        first = random.choice(_PORTS)  # noqa: S311
+        first = random.choice(_PORTS)
         with contextlib.ExitStack() as probes:
             try:
                 for port in range(first, first + count):

@@ -105,9 +105,7 @@ class LoadedModel:
         )
 
 
-def load(
-    path: Path, options: LoadOptions, on_progress: Callable[[float], None], ranks: Ranks = ALONE
-) -> LoadedModel:
+def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None], ranks: Ranks = ALONE) -> LoadedModel:
     """Load a folder; `on_progress` gets the fraction of the weights' bytes that are in memory.
 
     Raises UnsupportedModelError for an architecture that mlx-lm does not know, OutOfMemoryError, and ModelLoadError for
@@ -246,9 +244,7 @@ def _first_line(error: Exception, path: Path) -> str:
     return (str(error).replace(str(path), path.name).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _try_out(
-    model: Any, path: Path, kv_bits: int | None, ranks: Ranks
-) -> tuple[int, bool, Verifying, int, RowCost]:
+def _try_out(model: Any, path: Path, kv_bits: int | None, ranks: Ranks) -> tuple[int, bool, Verifying, int, RowCost]:
     """Run two short rows alone and then together: the first use of a kernel compiles it, and a model whose caches or
     positions don't go into slots shows it here rather than under load. Gives vocabulary size, batchable, verifies, KV
     bytes per token, and what a row takes."""
