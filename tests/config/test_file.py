@@ -20,6 +20,7 @@ def example(setting: Setting, folder: Path) -> tuple[str, str]:
         "model_cache_dir": str(folder),
         "api_key_file": str(folder / "keys"),
         "cors_origin": "https://a.example",
+        "distributed": str(folder / "hosts"),
     }
     if setting.name in special or setting.kind.types == (str,):
         text = special.get(setting.name, "a=plain" if setting.metavar.count("=") else "a.example")
@@ -31,6 +32,7 @@ def example(setting: Setting, folder: Path) -> tuple[str, str]:
 
 def test_every_setting_under_its_flags_name(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("secret")
+    (tmp_path / "hosts").write_text('[{"ssh": "a", "ips": ["10.0.0.1"]}, {"ssh": "b"}]')
     examples = {setting: example(setting, tmp_path) for setting in SETTINGS if setting.in_file}
     (tmp_path / "file").write_text("\n".join(f"{setting.key} = {toml}" for setting, (toml, _) in examples.items()))
     assert read(tmp_path / "file").settings == {

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,20 +38,21 @@ from mlx_server_nano.protocol import (
 from mlx_server_nano.types import FinishReason, GenerationRequest, Sampling, TextPrompt, TokenPrompt
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
+WORKER = (sys.executable, "-m", "mlx_server_nano.worker")
 LIMIT = 60.0  # seconds that anything may take
 
 M = TypeVar("M")
 
 
 class Process:
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str] = WORKER) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(LIMIT)
         self._reader: FrameReader[ToGateway] = FrameReader(ToGateway)
         self._messages: list[ToGateway] = []
         with theirs:
             self.child = subprocess.Popen(
-                [sys.executable, "-m", "mlx_server_nano.worker", "--fd", str(theirs.fileno())],
+                [*command, "--fd", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env={**worker_environment(), "PYTHONPATH": str(SOURCE)},
                 stderr=subprocess.PIPE,
