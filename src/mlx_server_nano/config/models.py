@@ -93,8 +93,8 @@ class Loading:
     distributed: Hosts | None = _key(  # noqa: RUF009
         "distributed",
         hostfile(may_be_none=True),
-        '"./hosts.json"',
-        "As `--distributed`; `none`: on this machine alone.",
+        '"none"',
+        "A host file, as `--distributed`; `none`: on this machine alone.",
     )
     idle_timeout: float | None = _key("idle-timeout", number(0), "0", "As `--idle-timeout`; 0: never.")
     pinned: bool | None = _key("pinned", boolean(), "true", "Loaded at the start, and never unloaded for time or room.")

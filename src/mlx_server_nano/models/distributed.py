@@ -24,6 +24,12 @@ def hosts_of(ref: ModelRef, settings: Settings) -> Hosts | None:
     return hosts if hosts is not None and hosts.ranks > 1 else None
 
 
+def ranks_of(ref: ModelRef, settings: Settings) -> int:
+    """How many machines share a model's weights."""
+    hosts = hosts_of(ref, settings)
+    return 1 if hosts is None else hosts.ranks
+
+
 def launch_command(hosts: Hosts, settings: Settings) -> tuple[str, ...]:
     """`--fd N` is added to it."""
     variables = (f"--env={name}={value}" for name, value in WORKER_VARIABLES.items())

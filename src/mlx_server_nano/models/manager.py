@@ -290,7 +290,7 @@ class Manager:
             slot.set_progress(done / total if total else 0.0)
             if self._settings.max_memory is not None or self._spares.device is not None:
                 # Else the limit is a guess from the machine's memory, and the device may have more.
-                self._refuse_too_large(slot.ref.name, estimate(total // self._ranks(slot)))
+                self._refuse_too_large(slot.ref.name, estimate(total // distributed.ranks_of(slot.ref, self._settings)))
 
         fetched = await self._fetch(slot.ref.id, on_progress)
         folder = Path(fetched.folder)
@@ -315,7 +315,7 @@ class Manager:
     async def _draft_folder(self, slot: Slot) -> Path | None:
         """Where the model lies that is to guess for this one, downloaded if need be."""
         name = slot.ref.options.loading.draft_model or self._settings.draft_model
-        if name is None or not self._settings.speculation or self._ranks(slot) > 1:
+        if name is None or not self._settings.speculation or distributed.ranks_of(slot.ref, self._settings) > 1:
             return None
         ref = await asyncio.to_thread(self._catalog.resolve, name)
         if ref.id == slot.ref.id:
@@ -338,7 +338,9 @@ class Manager:
         """Make room for a model and reserve it. Raises OutOfMemoryError, without having unloaded anything in vain if
         the model is too large by itself."""
         async with self._admission:
-            need = estimate(await asyncio.to_thread(files.weights_bytes) // self._ranks(slot))
+            need = estimate(
+                await asyncio.to_thread(files.weights_bytes) // distributed.ranks_of(slot.ref, self._settings)
+            )
             self._refuse_too_large(slot.ref.name, need)
             while (free := self.memory_limit - self.memory_in_use) < need:
                 if self._leaving:
@@ -354,11 +356,6 @@ class Manager:
                         f" is in use or pinned: {kept}. Try again later."
                     )
             slot.reserved_bytes = need
-
-    def _ranks(self, slot: Slot) -> int:
-        """How many machines share the model's weights."""
-        hosts = distributed.hosts_of(slot.ref, self._settings)
-        return 1 if hosts is None else hosts.ranks
 
     def _refuse_too_large(self, model: str, need: int) -> None:
         if need > self.memory_limit:
