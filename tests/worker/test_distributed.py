@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ def replay(follower: Follower, delivered: list[Any]) -> None:
     """Read what lies in the socket, on this thread."""
     follower._leader.setblocking(False)
     with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed.os, "_exit", sys.exit)
+        patch.setattr(os, "_exit", sys.exit)
         follower._read(delivered.append)
 
 
@@ -117,7 +118,7 @@ def test_a_follower_that_has_lost_its_way_ends(
     leader, follower, delivered = ranks
     leader.agree(1)
     replay(follower, delivered)
-    monkeypatch.setattr(distributed.os, "_exit", sys.exit)
+    monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit) as end:
         follower.take(Inbox(), wait=True)
     assert end.value.code == 1
@@ -228,7 +229,7 @@ def test_a_load_that_fails_on_another_rank(monkeypatch: pytest.MonkeyPatch) -> N
         send = said.append
 
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(distributed.os, "_exit", sys.exit)
+    monkeypatch.setattr(os, "_exit", sys.exit)
     with ours, theirs, pytest.raises(SystemExit):
         Follower(Pair(1), theirs).send(LoadFailed(Failure("ModelLoadError", "No such folder")))  # type: ignore[arg-type]
         distributed._watch(ours, 1, Gateway())  # type: ignore[arg-type]
