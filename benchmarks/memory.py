@@ -7,6 +7,7 @@ Rows get caches of random content, so that a row of 32,000 tokens takes no time 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -20,8 +21,9 @@ from mlx_server_nano.protocol import LoadOptions
 from mlx_server_nano.types import Sampling
 from mlx_server_nano.worker import loader, slots
 from mlx_server_nano.worker.admission import Admission
+from mlx_server_nano.worker.batch import Batch
 from mlx_server_nano.worker.detokenizer import make_detokenizer
-from mlx_server_nano.worker.group import Batch, Row
+from mlx_server_nano.worker.group import Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.sequence import Sequence
@@ -49,6 +51,7 @@ class Rows:
             vocab_size=loaded.info.vocab_size,
             batchable=loaded.info.batchable,
             verifies=loaded.verifies,
+            joins=loaded.joins,
             padding_limit=loaded.padding_limit,
         )
 
@@ -64,7 +67,9 @@ class Rows:
         self.step()
 
     def step(self) -> None:
-        mx.eval([group.sample(group.forward()) for group in self._batch.groups])
+        for groups in self._batch.passes(self._batch.groups):
+            outputs = self._batch.forward(groups)
+            mx.eval([group.sample(logits) for group, logits in zip(groups, outputs, strict=True)])
 
     def step_time(self) -> float:
         """Median seconds of a step of all rows."""
@@ -124,6 +129,14 @@ def copied_ratio(loaded: LoadedModel) -> tuple[float, float]:
     return join, taken(lambda: rows.leave(newcomers[0]))
 
 
+def shared_pass_ratio(loaded: LoadedModel) -> float:
+    """Step time of one row of 8,192 tokens and seven of 16 in one pass, divided by what it takes where groups can't share one."""
+    shared, apart = Rows(loaded), Rows(dataclasses.replace(loaded, joins=False))
+    for rows in (shared, apart):
+        rows.join([8192, *[16] * 7])
+    return shared.step_time() / apart.step_time()
+
+
 def speed_ratio(loaded: LoadedModel) -> tuple[float, float]:
     """Step time of a row of 64 tokens beside one of 32,000, divided by its own alone; and by that of the long one alone."""
     short, long, both = Rows(loaded), Rows(loaded), Rows(loaded)
@@ -153,6 +166,9 @@ def main() -> None:
         join, leave = copied_ratio(full)
         print(f"| memory that a join takes for a moment ÷ what the other rows hold | **{join:.2f}** |")
         print(f"| the same, a leave | **{leave:.2f}** |")
+        print(
+            f"| step of 8,192 and seven times 16 tokens ÷ without shared passes | **{shared_pass_ratio(full):.2f}** |"
+        )
         short, long = speed_ratio(full)
         print(f"| step of 64 tokens beside 32,000 ÷ the short row's alone | **{short:.2f}** |")
         print(f"| the same ÷ the long row's alone | **{long:.2f}** |")

@@ -13,6 +13,7 @@ import pytest
 from mlx_server_nano.worker import compiled as module
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.compiled import ANY_LENGTH, CompiledStep, Compiles, plain_step
+from mlx_server_nano.worker.joint import Part
 from mlx_server_nano.worker.loader import LoadedModel
 from tests.worker.conftest import Tiny
 from tests.worker.harness import Driver
@@ -35,7 +36,7 @@ def test_greedy_output_is_mlx_lms_in_any_crowd(tiny: Tiny, arch: str):
     step = forced(loaded)
     crowd(loaded, seed=2, requests=6, compiled=step)
     assert usable(step)
-    assert {shape.rows for shape in step._traced} > {1}
+    assert {shape.rows for shapes in step._traced for shape in shapes} > {1}
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "gemma3_text"])
@@ -48,7 +49,7 @@ def test_a_row_grows_past_its_room_and_its_caches_serve_the_next_request(tiny: T
     driver.run()
     check(loaded, driver.answers()[first, 0], ids, 12)
     assert usable(step)
-    assert {shape.bound for shape in step._traced} == {256, 512}
+    assert {shape.bound for shapes in step._traced for shape in shapes} == {256, 512}
     longer = [*ids, *prompt(random.Random(2), 5)]
     second = driver.tokens(longer, max_tokens=12)
     driver.run()
@@ -71,12 +72,12 @@ def test_keys_and_values_are_written_in_place(tiny: Tiny, rows: int):
             for slot, theirs in enumerate(own):
                 slots.put(shared, slot, theirs[layer])
     del own
-    tokens = mx.array([1] * rows)
+    inputs = mx.array([[1]] * rows)
     extra = []
     for i in range(4):
         mx.reset_peak_memory()
         before = mx.get_active_memory()
-        logits = step(tokens, caches, [length + i for length in lengths])
+        logits = step(inputs, [Part(caches, [length + i for length in lengths])])
         assert logits is not None
         mx.eval(logits, *(array for cache in caches for array in slots.arrays(cache)))
         extra.append(mx.get_peak_memory() - before)
@@ -116,10 +117,10 @@ def test_a_step_is_traced_when_its_rows_have_settled(tiny: Tiny):
     loaded.model(mx.array([[1, 2, 3]]), cache=caches)
     taken = []
     for i in range(4):
-        logits = step(mx.array([4]), caches, [3 + i])
+        logits = step(mx.array([[4]]), [Part(caches, [3 + i])])
         taken.append(logits is not None)
         if logits is None:
-            plain_step(loaded.model, mx.array([[4]]), caches, [3 + i])
+            plain_step(loaded.model, mx.array([[4]]), [Part(caches, [3 + i])])
     assert taken == [False, False, True, True]
 
 
@@ -131,15 +132,15 @@ def test_few_traces_are_kept(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     for length in (3, 300, 600):
         driver.tokens(prompt(random.Random(length), length), max_tokens=3)
         driver.run()
-    assert [shape.bound for shape in step._traced] == [512, 768]
+    assert [shape.bound for shapes in step._traced for shape in shapes] == [512, 768]
 
 
 def test_what_is_off_stays_off(tiny: Tiny):
     loaded = tiny("qwen3")
     caches = loaded.new_caches()
     alone = CompiledStep(loaded.model, Compiles(alone=ANY_LENGTH), settled=1)
-    assert alone(mx.array([4]), caches, [0]) is None  # a cache without a token has no shape
+    assert alone(mx.array([[4]]), [Part(caches, [0])]) is None  # a cache without a token has no shape
     loaded.model(mx.array([[1, 2, 3]]), cache=caches)
-    assert alone(mx.array([4, 4]), caches, [3, 3]) is None
+    assert alone(mx.array([[4], [4]]), [Part(caches, [3, 3])]) is None
     for compiles in (Compiles(together=ANY_LENGTH), Compiles(alone=3)):
-        assert CompiledStep(loaded.model, compiles, settled=1)(mx.array([4]), caches, [3]) is None
+        assert CompiledStep(loaded.model, compiles, settled=1)(mx.array([[4]]), [Part(caches, [3])]) is None

@@ -19,8 +19,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_server_nano.protocol import Failed
 from mlx_server_nano.types import Constraint, FinishReason, Sampling
 from mlx_server_nano.worker import prefiller, slots
+from mlx_server_nano.worker.batch import Batch
 from mlx_server_nano.worker.detokenizer import make_detokenizer
-from mlx_server_nano.worker.group import Batch
+from mlx_server_nano.worker.drafts import Drafts
+from mlx_server_nano.worker.group import Group
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
 from mlx_server_nano.worker.sequence import Sequence
@@ -80,6 +82,23 @@ class Watched:
 def watched(loaded: LoadedModel) -> tuple[LoadedModel, Watched]:
     model = Watched(loaded.model)
     return dataclasses.replace(loaded, model=model), model
+
+
+# 32 positions of padding at most.
+MANY_GROUPS: dict[str, Any] = {"kv_bytes_per_token": 8 << 20}
+
+
+def noted_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many groups share each forward pass."""
+    counts: list[int] = []
+    forward = Batch.forward
+
+    def count(self: Batch, groups: list[Group], drafts: Drafts | None = None) -> list[mx.array]:
+        counts.append(len(groups))
+        return forward(self, groups, drafts)
+
+    monkeypatch.setattr(Batch, "forward", count)
+    return counts
 
 
 def crowd(loaded: LoadedModel, seed: int, *, requests: int = 9, longest: int = 150, **options: Any) -> Driver:
@@ -143,20 +162,15 @@ def test_greedy_output_is_mlx_lms_alone(tiny: Tiny, arch: str):
         check(loaded, driver.answers()[request_id, 0], ids, limit)
 
 
+@pytest.mark.parametrize("joins", [True, False])
 @pytest.mark.parametrize("arch", ["qwen3", "gemma3_text", "qwen3_next"])
-def test_several_groups(tiny: Tiny, monkeypatch, arch: str):
-    """A token's keys and values made to look huge: padding costs more than a second pass, so groups are many."""
-    loaded = dataclasses.replace(tiny(arch), kv_bytes_per_token=8 << 20)  # 32 positions of padding at most
-    counts: list[int] = []
-    settle = Batch.settle
-
-    def count(self: Batch, joining: Any) -> None:
-        settle(self, joining)
-        counts.append(len(self.groups))
-
-    monkeypatch.setattr(Batch, "settle", count)
-    crowd(loaded, seed=5, requests=7)
-    assert max(counts) > 1
+def test_several_groups(tiny: Tiny, monkeypatch, arch: str, joins: bool):
+    """A token's keys and values made to look huge, so groups are many; they share a pass where the model lets them."""
+    loaded = tiny(arch)
+    assert loaded.joins
+    counts = noted_passes(monkeypatch)
+    crowd(dataclasses.replace(loaded, **MANY_GROUPS, joins=joins), seed=5, requests=7)
+    assert (max(counts) > 1) == joins
 
 
 @pytest.mark.parametrize("arch", ["llama", "gemma3_text", "lfm2"])
@@ -534,8 +548,8 @@ def test_cancelling_all_makes_the_engine_idle(tiny: Tiny):
 
 
 def test_a_failing_forward_pass_fails_its_rows_only(tiny: Tiny):
-    """Two groups, one of which fails; newcomers and the other group go on."""
-    loaded, model = watched(dataclasses.replace(tiny("qwen3"), kv_bytes_per_token=8 << 20))
+    """Two groups with a pass each, one of which fails; newcomers and the other group go on."""
+    loaded, model = watched(dataclasses.replace(tiny("qwen3"), **MANY_GROUPS, joins=False))
     driver = Driver(loaded)
     rng = random.Random(16)
     short = [driver.tokens(prompt(rng, 10), max_tokens=30) for _ in range(2)]

@@ -18,6 +18,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
 from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.joint import Part, ranges, through
 from mlx_server_nano.worker.slots import Positions, SlotKV, SlotRing
 
 _LOG = logging.getLogger(__name__)
@@ -42,13 +43,16 @@ class Compiles:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a traced function is good for. bound: key positions that attention reads. full: no row's window has room left.
-    arrays: shapes of some of the caches' arrays, of each kind that there is."""
+    """What a traced function is good for, of each part. bound: key positions that attention reads. full: no row's window has
+    room left. arrays: shapes of some of the caches' arrays, of each kind that there is."""
 
     rows: int
     bound: int
     full: bool
     arrays: tuple[Any, ...]
+
+
+_Shapes = tuple[_Shape, ...]
 
 
 class CompiledStep:
@@ -59,32 +63,24 @@ class CompiledStep:
         self._model = model
         self.compiles = compiles
         self._settled = settled
-        self._traced: OrderedDict[_Shape, Callable[..., tuple[mx.array, list[mx.array]]]] = OrderedDict()
-        self._asked: OrderedDict[_Shape, int] = OrderedDict()
+        self._traced: OrderedDict[_Shapes, Callable[..., tuple[mx.array, list[mx.array]]]] = OrderedDict()
+        self._asked: OrderedDict[_Shapes, int] = OrderedDict()
 
-    def __call__(self, tokens: mx.array, caches: Caches, lengths: Rows[int]) -> mx.array | None:
-        """The logits `[rows, vocabulary]`, lazy, after each row's last token `[rows]`, which its caches take in. None if the
-        step is left to the plain way, with the caches' content as it was.
-
-        caches: a layer each, of one row alone or in slots. lengths: the tokens in each row's."""
+    def __call__(self, inputs: mx.array, parts: Rows[Part]) -> mx.array | None:
+        """The logits `[rows, vocabulary]`, lazy, after each row's last token `[rows, 1]`, which its caches take in. None if the
+        step is left to the plain way, with the caches' content as it was."""
+        lengths = [length for part in parts for length in part.lengths]
+        caches = [cache for part in parts for cache in part.caches]
         limit = self.compiles.alone if len(lengths) == 1 else self.compiles.together
         if min(lengths) == 0 or max(lengths) >= limit or not all(ready(cache) for cache in caches):
             return None
-        positions = Positions.of(lengths)
-        for cache in caches:
-            _make_room(cache, positions)
-        arrays = [array for cache in caches for array in slots.arrays(cache)]
-        shape = _Shape(
-            len(lengths),
-            _rounded(max(lengths) + 1),
-            min(lengths) >= max(map(_window, caches)),
-            (arrays[0].shape, arrays[-1].shape),
-        )
-        step = self._step(shape, caches)
+        shapes = tuple(_prepared(part) for part in parts)
+        step = self._step(shapes, parts)
         if step is None:
             return None
+        arrays = [array for cache in caches for array in slots.arrays(cache)]
         try:
-            logits, changed = step(tokens, positions.offset, arrays)
+            logits, changed = step(inputs, mx.array(lengths, dtype=mx.int32), arrays)
         except Exception:
             _LOG.warning("The decode step can't be compiled and runs without", exc_info=True)
             self.compiles = Compiles()
@@ -96,29 +92,31 @@ class CompiledStep:
             _store(cache, source)
         return logits
 
-    def _step(self, shape: _Shape, caches: Caches) -> Callable[..., tuple[mx.array, list[mx.array]]] | None:
-        step = self._traced.get(shape)
+    def _step(self, shapes: _Shapes, parts: Rows[Part]) -> Callable[..., tuple[mx.array, list[mx.array]]] | None:
+        step = self._traced.get(shapes)
         if step is not None:
-            self._traced.move_to_end(shape)
+            self._traced.move_to_end(shapes)
             return step
-        asked = self._asked.pop(shape, 0) + 1
+        asked = self._asked.pop(shapes, 0) + 1
         if asked < self._settled:
-            self._asked[shape] = asked
+            self._asked[shapes] = asked
             _drop_oldest(self._asked)
             return None
-        layers = [_blank(cache) for cache in caches]
-        step = self._traced[shape] = mx.compile(_Step(self._model, layers, shape).run)
+        layers = [[_blank(cache) for cache in part.caches] for part in parts]
+        step = self._traced[shapes] = mx.compile(_Step(self._model, layers, shapes).run)
         _drop_oldest(self._traced)
         return step
 
 
-def plain_step(model: Callable[..., mx.array], inputs: mx.array, caches: Caches, lengths: Rows[int]) -> mx.array:
+def plain_step(model: Callable[..., mx.array], inputs: mx.array, parts: Rows[Part]) -> mx.array:
     """A step without compiling: logits `[rows, width, vocabulary]` after each row's tokens `[rows, width]`."""
-    if any(isinstance(cache, SlotKV | CacheList) for cache in caches):
-        positions = Positions.of(lengths, inputs.shape[1])
-        for cache in caches:
-            slots.begin(cache, positions)
-    return model(inputs, cache=caches)
+    for part in parts:
+        if any(isinstance(cache, SlotKV | CacheList) for cache in part.caches):
+            positions = Positions.of(part.lengths, inputs.shape[1])
+            for cache in part.caches:
+                slots.begin(cache, positions)
+    offset = mx.array([length for part in parts for length in part.lengths], dtype=mx.int32)
+    return through(model, inputs, [part.caches for part in parts], [len(part.lengths) for part in parts], offset)
 
 
 def _drop_oldest(entries: OrderedDict[Any, Any]) -> None:
@@ -127,23 +125,26 @@ def _drop_oldest(entries: OrderedDict[Any, Any]) -> None:
 
 
 class _Step:
-    """What is traced. layers: empty caches of each layer's kind."""
+    """What is traced. layers: each part's empty caches, of each layer's kind."""
 
-    def __init__(self, model: Callable[..., mx.array], layers: Caches, shape: _Shape) -> None:
+    def __init__(self, model: Callable[..., mx.array], layers: list[Caches], shapes: _Shapes) -> None:
         self._model = model
         self._layers = layers
-        self._shape = shape
+        self._shapes = shapes
 
-    def run(self, tokens: mx.array, offset: mx.array, arrays: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
+    def run(self, inputs: mx.array, offset: mx.array, arrays: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
         source = iter(arrays)
-        where = _Where(self._shape, offset)
-        caches = [_stand_in(layer, source, where) for layer in self._layers]
-        logits = self._model(tokens[:, None], cache=caches)[:, -1]
-        return logits, [array for cache in caches for array in slots.arrays(cache)]
+        counts = [shape.rows for shape in self._shapes]
+        parts = []
+        for layers, shape, rows in zip(self._layers, self._shapes, ranges(counts), strict=True):
+            where = _Where(shape, offset[rows])
+            parts.append([_stand_in(layer, source, where) for layer in layers])
+        logits = through(self._model, inputs, parts, counts, offset)[:, -1]
+        return logits, [array for caches in parts for cache in caches for array in slots.arrays(cache)]
 
 
 class _Where:
-    """Where the rows of a traced step write and what they see: `offset`, int32 `[rows]`."""
+    """Where a part's rows write in a traced step and what they see: `offset`, int32 `[rows]`."""
 
     def __init__(self, shape: _Shape, offset: mx.array) -> None:
         self.shape = shape
@@ -187,6 +188,16 @@ class _FixedKV:
             return None
         age = (offset - index) % self._window
         return ((age < window) & (age <= offset))[:, None, None]
+
+
+def _prepared(part: Part) -> _Shape:
+    """Brings a part's caches into the form that a step works on."""
+    positions = Positions.of(part.lengths)
+    for cache in part.caches:
+        _make_room(cache, positions)
+    arrays = [array for cache in part.caches for array in slots.arrays(cache)]
+    full = min(part.lengths) >= max(map(_window, part.caches))
+    return _Shape(len(part.lengths), _rounded(max(part.lengths) + 1), full, (arrays[0].shape, arrays[-1].shape))
 
 
 def ready(cache: Any) -> bool:

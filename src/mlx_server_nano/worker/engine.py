@@ -18,6 +18,7 @@ from mlx_server_nano.protocol import Allow, Cancel, Event, Failed, LoadOptions, 
 from mlx_server_nano.types import TokenLogprob
 from mlx_server_nano.worker import memory
 from mlx_server_nano.worker.admission import Admission
+from mlx_server_nano.worker.batch import Batch
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.compiled import CompiledStep, Compiles
 from mlx_server_nano.worker.costs import Shape
@@ -26,7 +27,7 @@ from mlx_server_nano.worker.draft_model import DraftModel
 from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.embedder import Embedder, EmbeddingTask
 from mlx_server_nano.worker.grammar import Masks
-from mlx_server_nano.worker.group import Batch, Group, Row
+from mlx_server_nano.worker.group import Group, Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
 from mlx_server_nano.worker.prefiller import Prefiller
@@ -111,6 +112,7 @@ class Engine:
             vocab_size=loaded.info.vocab_size,
             batchable=loaded.info.batchable,
             verifies=loaded.verifies,
+            joins=loaded.joins,
             padding_limit=ranks.agree(loaded.padding_limit),
             compiled=self._compiled,
             ranks=ranks,
@@ -237,14 +239,33 @@ class Engine:
         return [sequence for sequence in [*joined, *(row.sequence for row in self._joining)] if sequence.wants_step]
 
     def _launch(self) -> Iterator[_Pass]:
-        """Every group's forward pass, and its sampling too where no grammar waits for the last tokens."""
+        """A forward pass of every group, and its sampling too where no grammar waits for the last tokens."""
         joining, self._joining = self._joining, []
         self._batch.settle(joining)
         self._make_room()
+        plain = []
         for group in list(self._batch.groups):
             try:
                 drafts = self._speculator.drafts(group, self._batch.rows)
-                logits = group.forward(drafts)
+            except Exception as error:
+                self._fail_group(group, group.sequences, error)
+                continue
+            if drafts is None:
+                plain.append(group)
+            else:
+                yield from self._launch_pass([group], drafts)
+        for groups in self._batch.passes(plain):
+            yield from self._launch_pass(groups, None)
+
+    def _launch_pass(self, groups: list[Group], drafts: Drafts | None) -> Iterator[_Pass]:
+        try:
+            outputs = self._batch.forward(groups, drafts)
+        except Exception as error:
+            for group in groups:
+                self._fail_group(group, group.sequences, error)
+            return
+        for group, logits in zip(groups, outputs, strict=True):
+            try:
                 if group.held:
                     mx.async_eval(logits)
                     yield _Pass(group, logits, drafts, None)

@@ -1,25 +1,21 @@
-"""Rows that decode together, and which rows should.
+"""Rows that keep their KV caches together.
 
-A lone row keeps the cache that its prefill filled: nothing is copied. When a second one comes, both move into slots.
-Rows of very different length stay in groups of their own: a padded batch reads the longest row's length for every row,
-and once that padding is more bytes than the weights, a second pass over the weights is cheaper."""
+A lone row keeps the cache that its prefill filled: nothing is copied. When a second one comes, both move into slots."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from collections.abc import Sequence as Rows
 from typing import Any
 
 import mlx.core as mx
 
 from mlx_server_nano.worker import slots
-from mlx_server_nano.worker.admission import Admission
-from mlx_server_nano.worker.compiled import CompiledStep, plain_step
 from mlx_server_nano.worker.drafts import Drafts, Verifying
 from mlx_server_nano.worker.grammar import RowGrammar
+from mlx_server_nano.worker.joint import Part
 from mlx_server_nano.worker.prefix import Entry
 from mlx_server_nano.worker.ranks import ALONE, Ranks
-from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.row_cost import growth
 from mlx_server_nano.worker.sampler import Sampler
 from mlx_server_nano.worker.sequence import Sequence
@@ -39,8 +35,7 @@ class Row:
 
 
 class Group:
-    """One forward pass a step. `sequences[i]` is row i; a finished one stays until the next
-    `join` or `close_gaps`, which come between steps."""
+    """`sequences[i]` is row i; a finished one stays until the next `join` or `close_gaps`, which come between steps."""
 
     def __init__(
         self,
@@ -48,14 +43,11 @@ class Group:
         row: Row,
         vocab_size: int,
         verifies: Verifying = Verifying.NOBODY,
-        compiled: CompiledStep | None = None,
         *,
         ranks: Ranks = ALONE,
     ) -> None:
-        """compiled: takes the steps that it can."""
         self._model = model
         self._ranks = ranks
-        self._compiled = compiled
         self._verifies = verifies
         self._vocab_size = vocab_size
         self.sequences: list[Sequence] = [row.sequence]
@@ -80,10 +72,15 @@ class Group:
         """Whether drafts can be verified."""
         return self._verifies is Verifying.ALL or (self._verifies is Verifying.ALONE and not self._slotted)
 
-    def padding(self, length: int) -> int:
-        """Key positions that would be read in vain, a step, if a row of this length joined."""
-        lengths = [len(sequence) for sequence in self.sequences if not sequence.done]
-        return max([length, *lengths]) * (len(lengths) + 1) - sum(lengths) - length
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of the rows that go on."""
+        return [len(sequence) for sequence in self.sequences if sequence.wants_step]
+
+    @property
+    def part(self) -> Part:
+        """All rows, for a forward pass."""
+        return Part(self.caches, [len(sequence) for sequence in self.sequences])
 
     def extract(self, index: int, length: int) -> Caches:
         """A row's first `length` tokens as caches of its own; those of a lone row are handed over."""
@@ -99,10 +96,15 @@ class Group:
         """Whether rows can join: a cache without a token has no shape yet."""
         return self._slotted or len(self.sequences[0]) > 0
 
-    @property
-    def lone(self) -> Row | None:
-        """The row that is alone in its own caches, if it can move."""
-        return None if self._slotted or not self.open else Row(self.sequences[0], self.caches, self.tokens, self.lease)
+    def take_out(self) -> list[Row]:
+        """The rows that go on, with caches of their own, to join another group; this one is not used any more."""
+        if not self._slotted:
+            return [Row(self.sequences[0], self.caches, self.tokens, self.lease)]
+        return [
+            Row(sequence, self.extract(i, len(sequence)), self.tokens[i : i + 1])
+            for i, sequence in enumerate(self.sequences)
+            if sequence.wants_step
+        ]
 
     def join(self, row: Row) -> list[Entry | None]:
         """A newcomer takes the slot of a finished row, or one more. Gives the leases on caches that are no longer in use."""
@@ -138,21 +140,19 @@ class Group:
         """Whether what may come next in some row depends on its last token."""
         return any(s.grammar is not None or (s.thinking is not None and s.thinking.active) for s in self.sequences)
 
-    def forward(self, drafts: Drafts | None = None) -> mx.array:
-        """Run the model on every row's last token: logits `[rows, vocabulary]`, lazy. With drafts, on those as well: logits
-        `[rows, width, vocabulary]`; all tokens must have been read, and `keep_read` must come before the next step."""
-        lengths = [len(sequence) for sequence in self.sequences]
-        if drafts is not None:
+    def begin(self, drafts: Drafts | None = None) -> mx.array:
+        """What a forward pass takes in, `[rows, width]`: every row's last token, and its draft, if there are any; then all tokens
+        must have been read, and `keep_read` must come before the next pass."""
+        if drafts is None:
+            self._inputs = self.tokens[:, None]
+        else:
             self._inputs = mx.array(drafts.inputs([s.last for s in self.sequences]), dtype=mx.uint32)
             if not self._slotted:
                 self._before = [mine if slots.cuttable(mine) else slots.fork(mine) for mine in self.caches]
-            return plain_step(self._model, self._inputs, self.caches, lengths)
-        self._inputs = self.tokens[:, None]
-        logits = self._compiled(self.tokens, self.caches, lengths) if self._compiled is not None else None
-        return plain_step(self._model, self._inputs, self.caches, lengths)[:, -1] if logits is None else logits
+        return self._inputs
 
     def sample(self, logits: mx.array, allowed: mx.array | None = None) -> mx.array:
-        """The rows' next tokens, lazy; `forward` takes them in next. logits and allowed: see `Sampler`. Gives `[rows]`, or
+        """The rows' next tokens, lazy; the next pass takes them in. logits and allowed: see `Sampler`. Gives `[rows]`, or
         `[rows, width]` where drafts are verified."""
         if self._sampler is None:
             self._sampler = Sampler(self.sequences, self._vocab_size)
@@ -196,10 +196,10 @@ class Group:
             slots.put(mine, 0, theirs)
         self._slotted = True
 
-    def growth(self, row: int = 0) -> int:
-        """Bytes that the next step adds; with a row of so many tokens: that its joining adds."""
-        lengths = [len(sequence) for sequence in self.sequences if sequence.wants_step]
-        count, longest = (len(lengths) + 1, max(row, *lengths)) if row else (len(lengths), max(lengths) + 1)
+    def growth(self, joining: Rows[int] = ()) -> int:
+        """Bytes that the next step adds; with the lengths of other rows: that their joining adds."""
+        lengths = [*self.lengths, *joining]
+        count, longest = len(lengths), max(lengths) + (0 if joining else 1)
         return sum(growth(mine, count, longest) for mine in self.caches)
 
     def close_gaps(self, *, tight: bool = False) -> None:
@@ -234,115 +234,3 @@ def _drop_finished_tail(rows: list[Sequence]) -> None:
 def _replaced(tokens: mx.array, at: int, token: mx.array) -> mx.array:
     """A new array: the old one may still be waiting to be read."""
     return mx.concatenate([tokens[:at], token, tokens[at + 1 :]])
-
-
-class Batch:
-    """All groups. `join` decides where a row decodes."""
-
-    def __init__(
-        self,
-        model: Callable[..., mx.array],
-        reuse: Reuse,
-        admission: Admission,
-        *,
-        vocab_size: int,
-        batchable: bool,
-        verifies: Verifying,
-        padding_limit: int,
-        compiled: CompiledStep | None = None,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        """padding_limit: key positions of padding that a group may have, those that take as many
-        bytes as the weights."""
-        self._model = model
-        self._compiled = compiled
-        self._vocab_size = vocab_size
-        self._reuse = reuse
-        self._admission = admission
-        self._batchable = batchable
-        self._verifies = verifies
-        self._padding_limit = padding_limit
-        self._ranks = ranks
-        self._promised = 0
-        self.groups: list[Group] = []
-
-    @property
-    def rows(self) -> int:
-        return sum(1 for group in self.groups for sequence in group.sequences if sequence.wants_step)
-
-    @property
-    def growth(self) -> int:
-        """Bytes that the next step adds."""
-        return sum(group.growth() for group in self.groups)
-
-    @property
-    def nbytes(self) -> int:
-        """Of all groups' caches."""
-        caches = (cache for group in self.groups for cache in group.caches)
-        return sum(array.nbytes for cache in caches for array in slots.arrays(cache))
-
-    def settle(self, joining: list[Row], *, tight: bool = False) -> None:
-        """Drop finished rows and place the new ones. Called between steps, before the next is launched. tight: memory is
-        short, and what is given up shall be free now."""
-        self._promised = 0
-        for group in self.groups:
-            for index, sequence in enumerate(group.sequences):
-                if not sequence.wants_step:
-                    self._leave(sequence, group.lease, functools.partial(group.extract, index))
-        self.groups = [group for group in self.groups if group.live]
-        if not tight:
-            self._merge()
-        for row in joining:
-            if not row.sequence.wants_step:
-                self._leave(row.sequence, row.lease, functools.partial(Group(self._model, row, 0).extract, 0))
-            elif not self._join(row, self.groups):
-                self.groups.append(
-                    Group(self._model, row, self._vocab_size, self._verifies, self._compiled, ranks=self._ranks)
-                )
-        for group in self.groups:
-            group.close_gaps(tight=tight)
-        if tight:
-            mx.eval([slots.arrays(mine) for group in self.groups for mine in group.caches])
-
-    def _merge(self) -> None:
-        """Lone rows move in with others as soon as they can: one whose prompt was a single token had no cache to join
-        with, or a long row has left since."""
-        for group in list(self.groups) if len(self.groups) > 1 else ():
-            others = [other for other in self.groups if other is not group]
-            if group.lone is not None and self._join(group.lone, others):
-                self.groups = others
-
-    def _join(self, row: Row, groups: list[Group]) -> bool:
-        """Put a row into the group where it wastes least, if there is one for it."""
-        length = len(row.sequence)
-        if not self._batchable or length == 0:
-            return False
-        fits = [group for group in groups if group.open and group.padding(length) <= self._padding_limit]
-        if not fits:
-            return False
-        best = min(fits, key=lambda group: group.padding(length))
-        growth = best.growth(length)
-        if self._admission.short(self._promised + growth) > 0:
-            return False  # alone it needs no copy
-        self._promised += growth
-        for lease in best.join(row):
-            self._reuse.copied(lease)
-        return True
-
-    def _leave(self, sequence: Sequence, lease: Entry | None, extract: Callable[[int], Caches]) -> None:
-        """Keep a row's caches for later requests, as far as the host knows the tokens in them."""
-        held = len(sequence)
-        ids = (sequence.prompt + sequence.output)[:held]
-        known = len(ids) == held or self._reuse.cuttable
-        copied = self._admission.for_more(0, held) if lease is None else 0
-        room = functools.partial(self._admission.short, self._promised + copied)
-        if known and not sequence.paused and self._reuse.make_room(room):
-            self._promised += copied
-            self._reuse.finish(lease, ids, lambda: extract(len(ids)))
-        else:
-            self._reuse.forget(lease)
-
-    def drop(self, group: Group) -> None:
-        """A group whose caches are no good any more. Its rows may have finished and left already."""
-        self.groups = [other for other in self.groups if other is not group]
-        self._reuse.forget(group.lease)

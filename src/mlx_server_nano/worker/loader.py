@@ -24,10 +24,11 @@ from mlx_server_nano.worker import adapter, slots
 from mlx_server_nano.worker.drafts import Verifying
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.pooling import EmbeddingPlan, read_plan
-from mlx_server_nano.worker.quantized import FULL_PRECISION, quantized
+from mlx_server_nano.worker.quantized import quantized
 from mlx_server_nano.worker.ranks import ALONE, Ranks
 from mlx_server_nano.worker.row_cost import RowCost
 from mlx_server_nano.worker.sequence import RowSampling
+from mlx_server_nano.worker.tryout import first_line, try_out
 from mlx_server_nano.worker.vocabulary import Vocabulary
 
 _LOG = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ _FALLBACK_CONTEXT = 32768
 _ALONE = frozenset({"afm7"})
 _EVAL_BYTES = 256 << 20
 _PADDING_BYTES = 256 << 20
+_ANOTHER_PART = 16  # of these cost the host as much time as reading the weights takes the device, about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +47,9 @@ class LoadedModel:
     of the LoRA adapter on it.
 
     kv_bytes_per_token: what a token takes in the KV caches of all layers together, state arrays not counted. verifies:
-    several tokens of a row can go through it at once while it decodes, and be taken back. row_cost: what a row takes, by
-    its length. kv_bits: of the keys and values in the caches of plain attention; None: the model's own precision.
+    several tokens of a row can go through it at once while it decodes, and be taken back. joins: groups of rows can share a
+    forward pass (`joint`). row_cost: what a row takes, by its length. kv_bits: of the keys and values in the caches of plain
+    attention; None: the model's own precision.
     """
 
     folder: Path
@@ -62,6 +65,7 @@ class LoadedModel:
     info: ModelInfo
     kv_bytes_per_token: int
     verifies: Verifying
+    joins: bool
     row_cost: RowCost
     kv_bits: int | None = None
 
@@ -75,9 +79,10 @@ class LoadedModel:
 
     @property
     def padding_limit(self) -> int:
-        """Key positions of padding that rows in one pass may have, those that take as many bytes as the weights: reading them in
-        vain costs as much as a second pass would."""
-        return max(self.info.weights_bytes, _PADDING_BYTES) // (self.kv_bytes_per_token or 1)
+        """Key positions of padding that rows in one group may have: reading them in vain costs as much as another group. That is
+        another pass, which reads the weights, or, where groups share one, another piece of attention in each layer."""
+        weights = self.info.weights_bytes // (_ANOTHER_PART if self.joins else 1)
+        return max(weights, _PADDING_BYTES) // (self.kv_bytes_per_token or 1)
 
     @property
     def cuttable(self) -> bool:
@@ -131,17 +136,17 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None],
         raise
     except Exception as error:
         raise _explained(error, path) from error
-    vocab_size, batchable, verifies, kv_bytes, row_cost = _try_out(model, path, options.kv_bits, ranks)
+    abilities = try_out(model, path, options.kv_bits, ranks)
     apply_template = _template(wrapper, tokenizer)
     info = ModelInfo(
         model_type=config["model_type"],
         context_length=min(_context_length(config, tokenizer), options.context_length or sys.maxsize),
-        vocab_size=vocab_size,
+        vocab_size=abilities.vocab_size,
         weights_bytes=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
         chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
         chats=apply_template is not None,
         special_tokens=vocabulary.special,
-        batchable=ranks.everywhere(batchable and config["model_type"] not in _ALONE),
+        batchable=ranks.everywhere(abilities.batchable and config["model_type"] not in _ALONE),
         load_seconds=time.monotonic() - started,
     )
     return LoadedModel(
@@ -156,9 +161,10 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None],
         defaults=_sampling_defaults(generation),
         embedding=read_plan(path, config),
         info=info,
-        kv_bytes_per_token=kv_bytes,
-        verifies=verifies,
-        row_cost=row_cost,
+        kv_bytes_per_token=abilities.kv_bytes,
+        verifies=abilities.verifies,
+        joins=abilities.joins,
+        row_cost=abilities.row_cost,
         kv_bits=options.kv_bits,
     )
 
@@ -169,7 +175,7 @@ def _load_tokenizer(path: Path, config: dict[str, Any], options: LoadOptions) ->
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise _own_code(path) from error
-        raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {_first_line(error, path)}") from error
+        raise ModelLoadError(f"The tokenizer in {path.name} can't be loaded: {first_line(error, path)}") from error
     # transformers makes an empty tokenizer of some classes when their files are missing.
     if not wrapper.encode("a", add_special_tokens=False):
         raise ModelLoadError(f"The tokenizer in {path.name} has no vocabulary, its files may be missing.")
@@ -220,7 +226,7 @@ def _evaluate(model: Any, on_progress: Callable[[float], None]) -> None:
 
 
 def _explained(error: Exception, path: Path) -> ServerError:
-    text = _first_line(error, path)
+    text = first_line(error, path)
     lowered = text.lower()
     if isinstance(error, ValueError) and "not supported" in lowered and "model type" in lowered:
         return UnsupportedModelError(f"{path.name}: {text} It is not an architecture that mlx-lm knows.")
@@ -237,59 +243,6 @@ def _own_code(path: Path) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{path.name} brings Python code of its own, which only runs for models that --trust-remote-code names."
     )
-
-
-def _first_line(error: Exception, path: Path) -> str:
-    """What a client may read: without the machine's folders."""
-    return (str(error).replace(str(path), path.name).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-def _try_out(model: Any, path: Path, kv_bits: int | None, ranks: Ranks) -> tuple[int, bool, Verifying, int, RowCost]:
-    """Run two short rows alone and then together: the first use of a kernel compiles it, and a model whose caches or
-    positions don't go into slots shows it here rather than under load. Gives vocabulary size, batchable, verifies, KV
-    bytes per token, and what a row takes."""
-    own = [quantized(make_prompt_cache(model), kv_bits) for _ in range(2)]
-    batchable = ranks.everywhere(all(slots.batchable(cache) for cache in own[0]))
-    cuttable = ranks.everywhere(all(slots.cuttable(cache) for cache in own[0]))
-    verifies = Verifying.ALL if cuttable else Verifying.ALONE if batchable else Verifying.NOBODY
-    try:
-        for caches, ids in zip(own, ([1, 2], [1, 2, 3]), strict=True):
-            logits = model(mx.array([ids]), cache=caches)
-            mx.eval(logits, [array for cache in caches for array in slots.arrays(cache)])
-    except Exception as error:
-        if kv_bits is not None:
-            raise UnsupportedModelError(
-                f"{path.name} can't run with --kv-bits {kv_bits}: its attention does not read quantized keys and values"
-                f" ({_first_line(error, path)}). Load it without, or set kv-bits = {FULL_PRECISION} for this model."
-            ) from error
-        raise ModelLoadError(f"A forward pass of the model failed: {_first_line(error, path)}") from error
-    kv_bytes = sum(slots.bytes_per_token(cache) for cache in own[0])
-    cost = RowCost.of(own[0])
-    if not batchable:
-        return logits.shape[-1], False, verifies, kv_bytes, cost
-    together = [slots.slots_for(cache) for cache in own[0]]
-    for layer, shared in enumerate(together):
-        for slot, caches in enumerate(own):
-            slots.put(shared, slot, caches[layer])
-    if problem := _trial(model, together, [[3], [4]]):
-        _LOG.warning("This model's rows can't be batched and run one at a time: %s", problem)
-        return logits.shape[-1], False, verifies, kv_bytes, cost
-    if cuttable and (problem := _trial(model, together, [[3, 5], [4, 6]])):
-        _LOG.warning("Drafts can't be verified in this model's batches, only for a row alone: %s", problem)
-        verifies = Verifying.ALONE
-    return logits.shape[-1], True, verifies, kv_bytes, cost
-
-
-def _trial(model: Any, together: list[Any], tokens: list[list[int]]) -> Exception | None:
-    """What is wrong with sending these tokens of two rows in slots through the model."""
-    positions = slots.Positions.of([2, 3], len(tokens[0]))
-    try:
-        for shared in together:
-            slots.begin(shared, positions)
-        mx.eval(model(mx.array(tokens), cache=together))
-    except Exception as error:
-        return error
-    return None
 
 
 def _context_length(config: dict[str, Any], tokenizer: Any) -> int:

@@ -19,6 +19,7 @@ from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.compiled import ANY_LENGTH, CompiledStep, Compiles, plain_step
+from mlx_server_nano.worker.joint import Part
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ _WORTH = 0.98
 _TOLERANCE = 0.1
 
 _T = TypeVar("_T")
-_Step = Callable[[mx.array, list[Any], list[int]], mx.array | None]
+_Step = Callable[[mx.array, list[Part]], mx.array | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,8 @@ def _limit_alone(model: Any, new_caches: Callable[[], list[Any]]) -> Trial[int]:
 def _outcome(model: Any, new_caches: Callable[[], list[Any]], rows: int, length: int) -> Trial[_Outcome | None]:
     """None if steps can't be compiled or say something else."""
 
-    def plain(tokens: mx.array, caches: list[Any], lengths: list[int]) -> mx.array:
-        return plain_step(model, tokens[:, None], caches, lengths)[:, -1]
+    def plain(inputs: mx.array, parts: list[Part]) -> mx.array:
+        return plain_step(model, inputs, parts)[:, -1]
 
     compiled = CompiledStep(model, Compiles(ANY_LENGTH, ANY_LENGTH), settled=1)
     lengths = [length + row for row in range(rows)]
@@ -148,13 +149,13 @@ def _lengthen(cache: Any, length: int) -> None:
 def _run(step: _Step, caches: list[Any], lengths: list[int]) -> tuple[float, mx.array | None]:
     """Seconds a step, and the logits of the last; None if a step was not taken. As in the engine, a step is launched while the
     one before it runs."""
-    tokens = mx.array([2] * len(lengths), dtype=mx.uint32)
-    started, before = 0.0, tokens
+    inputs = mx.array([[2]] * len(lengths), dtype=mx.uint32)
+    started, before = 0.0, inputs
     for i in range(_WARM_UP + _STEPS):
         if i == _WARM_UP:
             mx.eval(before)
             started = time.monotonic()
-        logits = step(tokens, caches, [length + i for length in lengths])
+        logits = step(inputs, [Part(caches, [length + i for length in lengths])])
         if logits is None:
             return 0.0, None
         mx.async_eval(logits)
