@@ -71,10 +71,10 @@ class Rows:
             outputs = self._batch.forward(groups)
             mx.eval([group.sample(logits) for group, logits in zip(groups, outputs, strict=True)])
 
-    def step_time(self) -> float:
+    def step_time(self, steps: int = _STEPS) -> float:
         """Median seconds of a step of all rows."""
         times = []
-        for _ in range(_STEPS):
+        for _ in range(steps):
             started = time.perf_counter()
             self.step()
             times.append(time.perf_counter() - started)
@@ -134,7 +134,9 @@ def shared_pass_ratio(loaded: LoadedModel) -> float:
     shared, apart = Rows(loaded), Rows(dataclasses.replace(loaded, joins=False))
     for rows in (shared, apart):
         rows.join([8192, *[16] * 7])
-    return shared.step_time() / apart.step_time()
+    # In turn, as other work on the machine comes and goes.
+    times = [(shared.step_time(1), apart.step_time(1)) for _ in range(_STEPS)]
+    return statistics.median(one / other for one, other in times)
 
 
 def speed_ratio(loaded: LoadedModel) -> tuple[float, float]:
