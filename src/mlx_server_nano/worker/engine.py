@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -28,6 +27,7 @@ from mlx_server_nano.worker.drafts import Drafts
 from mlx_server_nano.worker.embedder import Embedder, EmbeddingTask
 from mlx_server_nano.worker.grammar import Masks
 from mlx_server_nano.worker.group import Group, Row
+from mlx_server_nano.worker.launched import LaunchedPass, LaunchedStep
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
 from mlx_server_nano.worker.prefiller import Prefiller
@@ -48,37 +48,6 @@ _CLEAR_EVERY = 256
 _WEIGH_EVERY = 16
 
 Incoming = Outcome | Cancel | Allow | Unload | Written | Fetched
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Step:
-    """A step on its way: tokens `[rows]`, lazy, for these sequences; `[rows, width]` where it verifies drafts. before: the
-    length of each row's output when it was launched."""
-
-    group: Group
-    tokens: mx.array
-    sequences: list[Sequence]
-    logprobs: LogprobReader | None
-    drafts: Drafts | None
-    before: list[int]
-
-    @property
-    def shape(self) -> Shape:
-        return (
-            Shape(len(self.sequences), self.drafts.width, self.drafts.share)
-            if self.drafts
-            else Shape(len(self.sequences), 1)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """A forward pass on its way; its step waits for the last tokens if a grammar does."""
-
-    group: Group
-    logits: mx.array
-    drafts: Drafts | None
-    step: _Step | None
 
 
 class Engine:
@@ -125,7 +94,7 @@ class Engine:
         self._embedder = Embedder(loaded.model, loaded.full_caches, loaded.embedding)
         self._joining: list[Row] = []
         self._interrupted: list[Sequence] = []
-        self._launched: list[_Step] = []
+        self._launched: list[LaunchedStep] = []
         self._events: list[Event] = []
         self._turns = 0
         self._kv_bytes = 0
@@ -238,7 +207,7 @@ class Engine:
         joined = [sequence for group in self._batch.groups for sequence in group.sequences]
         return [sequence for sequence in [*joined, *(row.sequence for row in self._joining)] if sequence.wants_step]
 
-    def _launch(self) -> Iterator[_Pass]:
+    def _launch(self) -> Iterator[LaunchedPass]:
         """A forward pass of every group, and its sampling too where no grammar waits for the last tokens."""
         joining, self._joining = self._joining, []
         self._batch.settle(joining)
@@ -257,7 +226,7 @@ class Engine:
         for groups in self._batch.passes(plain):
             yield from self._launch_pass(groups, None)
 
-    def _launch_pass(self, groups: list[Group], drafts: Drafts | None) -> Iterator[_Pass]:
+    def _launch_pass(self, groups: list[Group], drafts: Drafts | None) -> Iterator[LaunchedPass]:
         try:
             outputs = self._batch.forward(groups, drafts)
         except Exception as error:
@@ -268,9 +237,9 @@ class Engine:
             try:
                 if group.held:
                     mx.async_eval(logits)
-                    yield _Pass(group, logits, drafts, None)
+                    yield LaunchedPass(group, logits, drafts, None)
                 else:
-                    yield _Pass(group, logits, drafts, self._sample(group, logits, drafts, None))
+                    yield LaunchedPass(group, logits, drafts, self._sample(group, logits, drafts, None))
             except Exception as error:
                 self._fail_group(group, group.sequences, error)
 
@@ -308,7 +277,7 @@ class Engine:
                 sequence.retry()
                 self._prefiller.resume(sequence)
 
-    def _complete(self, launch: _Pass) -> _Step | None:
+    def _complete(self, launch: LaunchedPass) -> LaunchedStep | None:
         group = launch.group
         if group not in self._batch.groups:
             return None  # its last step failed meanwhile
@@ -323,14 +292,14 @@ class Engine:
             self._fail_group(group, group.sequences, error)
             return None
 
-    def _sample(self, group: Group, logits: mx.array, drafts: Drafts | None, allowed: mx.array | None) -> _Step:
+    def _sample(self, group: Group, logits: mx.array, drafts: Drafts | None, allowed: mx.array | None) -> LaunchedStep:
         before = [len(sequence.output) for sequence in group.sequences]
         tokens = group.sample(logits, allowed)
         logprobs = LogprobReader.of(group.sequences, logits, tokens)
         mx.async_eval(tokens, *(logprobs.arrays if logprobs else ()))
-        return _Step(group, tokens, list(group.sequences), logprobs, drafts, before)
+        return LaunchedStep(group, tokens, list(group.sequences), logprobs, drafts, before)
 
-    def _read(self, steps: list[_Step]) -> None:
+    def _read(self, steps: list[LaunchedStep]) -> None:
         for step in steps:
             if not all(sequence.done for sequence in step.sequences):
                 try:
@@ -341,7 +310,7 @@ class Engine:
             if step.drafts is not None:
                 step.group.keep_read(step.before)
 
-    def _accept_step(self, step: _Step) -> None:
+    def _accept_step(self, step: LaunchedStep) -> None:
         read: Any = step.tokens.tolist()
         logprobs = step.logprobs.read(self._loaded.vocabulary) if step.logprobs else {}
         width = step.shape.width
