@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "load": "mlx_server_nano.cli.running:load_command",
     "stop": "mlx_server_nano.cli.running:stop",
     "chat": "mlx_server_nano.cli.chat:chat",
+    "bench": "mlx_server_nano.cli.bench:bench",
     "doctor": "mlx_server_nano.cli.doctor:doctor",
     "service": "mlx_server_nano.cli.service:service",
     "completion": "mlx_server_nano.cli.completion:completion",
