@@ -60,6 +60,10 @@ class Server:
         self._process = process
         self._device_before = device_before
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait_listening(self) -> float:
         """Seconds from the start until `GET /health` is answered with 200. Raises RuntimeError if it ends or takes too
         long."""

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from benchmarks.soak.dialects import Dialect, Streamed, refusal
+from benchmarks.soak.growth import fit
+from benchmarks.soak.journal import Journal, RefusedError, WrongError
+
+
+def test_what_grows_is_told_from_what_swings():
+    growing = fit([(float(second), 100.0 + second + second % 2) for second in range(100)])
+    swinging = fit([(float(second), 100.0 + 10 * (second % 2)) for second in range(100)])
+    assert growing is not None and swinging is not None
+    assert growing.rise == pytest.approx(99, rel=0.02) and growing.per_hour == pytest.approx(3600, rel=0.02)
+    assert not growing.within(0.05, 10) and swinging.within(0.05, 0)
+    assert fit([(0.0, 1.0), (1.0, 2.0)]) is None
+
+
+def test_an_error_needs_a_fault_that_explains_it():
+    journal = Journal()
+    sent = time.monotonic()
+    journal.refused("known", sent, RefusedError(500, "worker_died", "The worker process died."))
+    journal.refused("known", sent, RefusedError(500, None, "Oh."))
+    assert len(journal.unexplained) == 2
+    journal.killed("ready")
+    journal.refused("known", sent, RefusedError(500, "worker_died", "The worker process died."))
+    journal.refused("known", sent + 5, RefusedError(500, "worker_died", "The worker process died."))
+    journal.failed("known", WrongError("another text"))
+    assert (len(journal.unexplained), journal.excused["worker_died"], len(journal.wrong)) == (3, 1, 1)
+
+
+def test_errors_of_all_dialects_are_read():
+    assert refusal(529, b'{"type": "error", "error": {"message": "x needs about 3 GiB"}}').code == "insufficient_memory"
+    assert refusal(400, b'{"error": {"message": "no", "code": "mine"}}').code == "mine"
+    with pytest.raises(WrongError):
+        refusal(500, b"<html>")
+    streamed = Streamed(Dialect.RESPONSES)
+    streamed.feed('data: {"type": "response.output_text.delta", "delta": "hi"}')
+    assert (streamed.said, streamed.ended) == ("|hi", False)
+    failed = '{"code": "server_error", "message": "The worker process died of SIGKILL."}'
+    with pytest.raises(RefusedError) as caught:
+        streamed.feed(f'data: {{"type": "response.failed", "response": {{"error": {failed}}}}}')
+    assert caught.value.code == "worker_died"
