@@ -4,6 +4,7 @@ ServerError                         500  server_error
 ├── InvalidRequestError             400  invalid_request_error
 │   ├── ContextLengthError               code context_length_exceeded
 │   ├── UnsupportedParameterError        code unsupported_parameter
+│   │   └── UnsupportedThreadError       a conversation that the server is to keep, in Anthropic's dialect
 │   └── UnsupportedModelError            code model_not_supported
 ├── AuthenticationError             401  code invalid_api_key
 ├── ModelAccessError                403  code model_access_denied: a gated or private repository
@@ -77,6 +78,10 @@ class ContextLengthError(InvalidRequestError):
 
 class UnsupportedParameterError(InvalidRequestError):
     code = "unsupported_parameter"
+
+
+class UnsupportedThreadError(UnsupportedParameterError):
+    """A conversation that the server is to keep, in Anthropic's dialect."""
 
 
 class UnsupportedModelError(InvalidRequestError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import anthropic
 import httpx
 import pytest
 
@@ -71,6 +72,13 @@ QWEN_CODE = {
         {"role": "user", "content": [{"type": "text", "text": "Say hi"}]},
     ],
 }
+CONTINUE = {
+    "model": "m",
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "tools": [FUNCTION],
+    "messages": [{"role": "system", "content": "You are an agent."}, {"role": "user", "content": "Say hi"}],
+}
 CODEX = {
     "model": "m",
     "stream": True,
@@ -121,7 +129,7 @@ def events(server: Running, path: str, body: dict[str, Any]) -> list[Any]:
     return [entry if entry == "[DONE]" else json.loads(entry) for entry in data]
 
 
-@pytest.mark.parametrize("body", [OPENCODE, QWEN_CODE], ids=["opencode", "qwen-code"])
+@pytest.mark.parametrize("body", [OPENCODE, QWEN_CODE, CONTINUE], ids=["opencode", "qwen-code", "continue"])
 @pytest.mark.parametrize("more", [[], HISTORY], ids=["first turn", "after a tool"])
 def test_chat_agents(server, body, more):
     *chunks, usage, done = events(server, "/v1/chat/completions", {**body, "messages": body["messages"] + more})
@@ -167,3 +175,26 @@ def test_claude_code(server, again):
     body = {**CLAUDE_CODE, "messages": CLAUDE_CODE["messages"] + result * again}
     *_, delta, stop = events(server, "/v1/messages?beta=true", body)
     assert delta["delta"]["stop_reason"] == "tool_use" and stop == {"type": "message_stop"}
+
+
+def test_threads_are_refused_so_that_the_whole_conversation_comes(server):
+    """anthropic 2.14: its tool runner asks for threads by itself and would send a tool's result alone."""
+
+    @anthropic.beta_tool
+    def shell(command: str) -> str:
+        """Run."""
+        return f"a.py of {command}"
+
+    def play(request: Any) -> Any:
+        return [[Started(0, 7, 3, "<think>")], *text("</think>Done." if len(request.prompt.messages) > 1 else CALL)]
+
+    server.manager.scripts["m"] = Script(play, template=HERMES)
+    with anthropic.Anthropic(base_url=server.url, api_key="x", max_retries=0, timeout=30) as client:
+        messages: Any = [{"role": "user", "content": "Say hi"}]
+        last = client.beta.messages.tool_runner(model="m", max_tokens=99, messages=messages, tools=[shell]).until_done()
+    assert last.content[-1].text == "Done."
+    _, second = server.manager.requests
+    assert [message["role"] for message in second.prompt.messages] == ["user", "assistant", "tool"]
+    response = httpx.post(f"{server.url}/v1/messages", json={**CLAUDE_CODE, "thread": {"type": "create"}})
+    assert response.status_code == 400
+    assert response.json()["error"]["details"] == {"error_code": "thread_unsupported_request"}

@@ -46,7 +46,7 @@ def test_what_is_accepted_without_effect():
     plain = decoded()
     assert plain == decoded(
         metadata={"user_id": "u"}, cache_control={"type": "ephemeral"}, context_management={"edits": []}, betas=["x"],
-        service_tier="auto", inference_geo=None, speed="fast", mcp_servers=[], container=None, unheard_of=1,
+        service_tier="auto", inference_geo=None, speed="fast", mcp_servers=[], container=None, thread=None, unheard_of=1,
         temperature=None, tools=None, tool_choice=None, thinking=None, output_config={}, stop_sequences=[], system=None,
     )  # fmt: skip
 
@@ -260,6 +260,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
     ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
     ({"mcp_servers": [{"type": "url"}]}, "mcp_servers"), ({"container": "c"}, "container"),
+    ({"thread": {"type": "create"}}, "thread"), ({"compaction": {}}, "compaction"),
     (of_user({"type": "image", "source": {}}), "messages.0.content.0.type"),
     (of_user({"type": "document", "source": {}}), "messages.0.content.0.type"),
     (of_user(result(content=[{"type": "image", "source": {}}])), "messages.0.content.0.content.0.type"),

@@ -6,9 +6,15 @@ import logging
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
-from mlx_server_nano.errors import ContextLengthError, ServerError, UnavailableError, log_fault
+from mlx_server_nano.errors import (
+    ContextLengthError,
+    ServerError,
+    UnavailableError,
+    UnsupportedThreadError,
+    log_fault,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +44,16 @@ class OpenAIError(Struct):
     error: OpenAIErrorBody
 
 
+class AnthropicErrorDetails(Struct):
+    error_code: str
+
+
 class AnthropicErrorBody(Struct):
+    """details: for errors that Anthropic's SDKs recover from by themselves."""
+
     type: str
     message: str
+    details: AnthropicErrorDetails | UnsetType = UNSET
 
 
 class AnthropicError(Struct, tag_field="type", tag="error"):
@@ -62,7 +75,10 @@ def anthropic_error(error: ServerError, request_id: str | None = None) -> bytes:
         message = f"prompt is too long: {message}"  # by these words Claude Code knows that it must compact
     elif error.param is not None and error.param not in message:
         message = f"{error.param}: {message}"
-    return msgspec.json.encode(AnthropicError(AnthropicErrorBody(kind, message), request_id))
+    details: AnthropicErrorDetails | UnsetType = UNSET
+    if isinstance(error, UnsupportedThreadError):
+        details = AnthropicErrorDetails("thread_unsupported_request")  # the SDK's tool runner goes on without threads
+    return msgspec.json.encode(AnthropicError(AnthropicErrorBody(kind, message, details), request_id))
 
 
 def anthropic_status(kind: type[ServerError]) -> int:

@@ -1,4 +1,4 @@
-"""POST /v1/messages and /v1/messages/count_tokens: the requests (Anthropic's MessageCreateParams, SDK 2.12, beta ones too)."""
+"""POST /v1/messages and /v1/messages/count_tokens: the requests (Anthropic's MessageCreateParams, SDK 2.14, beta ones too)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlx_server_nano.api.sampling import PositiveInt, Probability, StopText
 from mlx_server_nano.api.tools import MAX_TOOLS
 from mlx_server_nano.api.wire import decode_json
 from mlx_server_nano.chat.request import AnswerFormat, ChatRequest, Thinking
-from mlx_server_nano.errors import InvalidRequestError
+from mlx_server_nano.errors import InvalidRequestError, UnsupportedThreadError
 from mlx_server_nano.types import Sampling
 
 
@@ -49,8 +49,10 @@ class PromptBody(Struct, kw_only=True):
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
 
+    compaction: Annotated[Any, only()] = None
     container: Annotated[Any, only({})] = None
     mcp_servers: Annotated[Any, only([])] = None
+    thread: Annotated[Any, only()] = None
 
     betas: Annotated[Any, NO_EFFECT] = None
     cache_control: Annotated[Any, NO_EFFECT] = None
@@ -92,6 +94,8 @@ def decode_prompt(body: bytes) -> tuple[ChatRequest, PromptBody]:
 
 
 def _request(wire: PromptBody, max_tokens: int, sampling: Sampling, stop: tuple[str, ...]) -> ChatRequest:
+    if wire.thread is not None:
+        raise UnsupportedThreadError("`thread` is not supported: send the whole conversation.", param="thread")
     _REFUSED.check(wire)
     tools = to_tools(wire.tools)
     output = wire.output_config or OutputConfig()
