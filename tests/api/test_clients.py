@@ -192,7 +192,7 @@ def test_threads_are_refused_so_that_the_whole_conversation_comes(server):
     with anthropic.Anthropic(base_url=server.url, api_key="x", max_retries=0, timeout=30) as client:
         messages: Any = [{"role": "user", "content": "Say hi"}]
         last = client.beta.messages.tool_runner(model="m", max_tokens=99, messages=messages, tools=[shell]).until_done()
-    assert last.content[-1].text == "Done."
+    assert last.content[-1].to_dict()["text"] == "Done."
     _, second = server.manager.requests
     assert [message["role"] for message in second.prompt.messages] == ["user", "assistant", "tool"]
     response = httpx.post(f"{server.url}/v1/messages", json={**CLAUDE_CODE, "thread": {"type": "create"}})
