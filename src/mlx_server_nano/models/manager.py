@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -35,8 +35,7 @@ from mlx_server_nano.errors import (
 from mlx_server_nano.models import distributed
 from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.counts import ModelCounts
-from mlx_server_nano.models.download import download
-from mlx_server_nano.models.fetch import Fetched
+from mlx_server_nano.models.files import Files
 from mlx_server_nano.models.lease import Lease, Loaded
 from mlx_server_nano.models.loading import ModelFiles, load_options
 from mlx_server_nano.models.memory import estimate, gibibytes, memory_limit
@@ -66,6 +65,7 @@ class Manager:
     def __init__(self, settings: Settings, catalog: Catalog, *, command: Sequence[str] | None = None) -> None:
         self._settings = settings
         self._catalog = catalog
+        self._files = Files(settings, catalog)
         command = command or (*COMMAND, "--log-level", settings.log_level, "--log-format", settings.log_format)
         self._spares = Spares(command, worker_environment(), keep=settings.spare_worker)
         self._defaults = RequestDefaults(
@@ -256,7 +256,8 @@ class Manager:
     async def _load(self, slot: Slot) -> None:
         started = time.monotonic()
         folder = slot.ref.folder or await self._download(slot)
-        files = ModelFiles(folder, await self._adapter(slot), await self._draft_folder(slot))
+        adapter, draft = await self._files.adapter(slot.ref), await self._files.draft(slot.ref, slot.set_progress)
+        files = ModelFiles(folder, adapter, draft)
         slot.enter(ModelState.LOADING)
         loading = time.monotonic()
         options = load_options(self._settings, slot.ref, files, trusted=self._catalog.trusts(slot.ref.id))
@@ -292,38 +293,10 @@ class Manager:
                 # Else the limit is a guess from the machine's memory, and the device may have more.
                 self._refuse_too_large(slot.ref.name, estimate(total // distributed.ranks_of(slot.ref, self._settings)))
 
-        fetched = await self._fetch(slot.ref.id, on_progress)
+        fetched = await self._files.fetch(slot.ref.id, on_progress)
         folder = Path(fetched.folder)
         slot.ref = replace(slot.ref, id=fetched.repository, folder=folder)
         return folder
-
-    async def _adapter(self, slot: Slot) -> Path | None:
-        """Where the model's adapter is, if it has one."""
-        name = slot.ref.options.loading.adapter
-        if name is None:
-            return None
-        folder = await asyncio.to_thread(self._catalog.adapter, name)
-        if folder is None:
-            fetched = await download(name, self._catalog.cache_dir, lambda done, total: None, adapter=True)
-            folder = Path(fetched.folder)
-        return folder
-
-    async def _fetch(self, model: str, on_progress: Callable[[int, int], None]) -> Fetched:
-        trusted = self._catalog.trusts(model)
-        return await download(model, self._catalog.cache_dir, on_progress, trust_remote_code=trusted)
-
-    async def _draft_folder(self, slot: Slot) -> Path | None:
-        """Where the model lies that is to guess for this one, downloaded if need be."""
-        name = slot.ref.options.loading.draft_model or self._settings.draft_model
-        if name is None or not self._settings.speculation or distributed.ranks_of(slot.ref, self._settings) > 1:
-            return None
-        ref = await asyncio.to_thread(self._catalog.resolve, name)
-        if ref.id == slot.ref.id:
-            return None
-        if ref.folder is not None:
-            return ref.folder
-        fetched = await self._fetch(ref.id, lambda done, total: slot.set_progress(done / total if total else 0.0))
-        return Path(fetched.folder)
 
     def _share_memory(self) -> None:
         """Tell the workers what they may take now that a model has come or gone: all that the others leave."""
