@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -9,6 +9,7 @@ import pytest
 from tests.hub_standin import HubStandin
 from tests.models.bench import Bench
 
+Children = Callable[[], list[psutil.Process]]
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 
@@ -35,9 +36,16 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, child_path: None) -> It
 
 
 @pytest.fixture
-def no_orphans() -> Iterator[None]:
+def children() -> Children:
+    """The processes that the test has started and that still run; a fixture of other tests may hold a server meanwhile."""
+    others = set(psutil.Process().children(recursive=True))
+    return lambda: [child for child in psutil.Process().children(recursive=True) if child not in others]
+
+
+@pytest.fixture
+def no_orphans(children: Children) -> Iterator[None]:
     yield
-    assert psutil.Process().children(recursive=True) == []
+    assert children() == []
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import logging
 import threading
 from pathlib import Path
 
-import psutil
 import pytest
 
 from mlx_server_nano.errors import (
@@ -19,6 +18,7 @@ from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.download import download
 from mlx_server_nano.models.fetch import Fetched
 from tests.hub_standin import HubStandin
+from tests.models.conftest import Children
 from tests.models.folders import write_model
 
 REPOSITORY = "mlx-community/Tiny-4bit"
@@ -177,12 +177,14 @@ async def test_cancelling_stops_the_transfer_and_leaves_no_partial_file(hub: Hub
 
 
 @pytest.mark.anyio
-async def test_a_process_that_is_killed_is_said_and_the_next_download_works(hub: HubStandin, tmp_path: Path) -> None:
+async def test_a_process_that_is_killed_is_said_and_the_next_download_works(
+    hub: HubStandin, tmp_path: Path, children: Children
+) -> None:
     hold = threading.Event()
     hub.add(REPOSITORY, write_model(tmp_path / "repo", weights=b"x" * 200_000), hold=hold)
     task = asyncio.create_task(download(REPOSITORY, tmp_path / "cache", lambda *_: None))
     await asyncio.to_thread(hub.holding.wait, 60)
-    (process,) = psutil.Process().children()
+    (process,) = children()
     process.kill()
     with pytest.raises(HubUnavailableError, match="ended with code -9"):
         await task

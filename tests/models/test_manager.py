@@ -6,7 +6,6 @@ import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import psutil
 import pytest
 
 from mlx_server_nano.config import Settings
@@ -26,6 +25,7 @@ from mlx_server_nano.models.names import ModelKind, ModelRef
 from mlx_server_nano.models.slot import ModelState
 from tests.models import fake_worker
 from tests.models.bench import GIB, Bench, read, start
+from tests.models.conftest import Children
 
 pytestmark = pytest.mark.anyio
 
@@ -122,11 +122,11 @@ async def test_a_crash_ends_its_own_requests_and_no_others(bench: Bench) -> None
         assert not running.finished
 
 
-async def test_a_worker_killed_while_idle_is_replaced_by_the_next_request(bench: Bench) -> None:
+async def test_a_worker_killed_while_idle_is_replaced_by_the_next_request(bench: Bench, children: Children) -> None:
     bench.model("a")
     async with bench.managed("a"):
         await bench.use("a")
-        (worker,) = psutil.Process().children()
+        (worker,) = children()
         os.kill(worker.pid, signal.SIGKILL)
         await bench.until(lambda: bench.manager.status() == [])
         assert await bench.use("a") == "t0 t1 "
@@ -268,7 +268,7 @@ async def test_draining_refuses_new_leases_and_lets_given_ones_go_on(bench: Benc
         assert await waiting == "t0 t1 "
 
 
-async def test_close_ends_whatever_goes_on(bench: Bench) -> None:
+async def test_close_ends_whatever_goes_on(bench: Bench, children: Children) -> None:
     bench.model("a"), bench.model("slow", "wait")
     async with AsyncExitStack() as stack, bench.managed("a", "slow", spare_worker=True) as manager:
         loading = asyncio.create_task(bench.use("slow"))
@@ -280,7 +280,7 @@ async def test_close_ends_whatever_goes_on(bench: Bench) -> None:
             await loading
         with pytest.raises(WorkerDiedError, match="was stopped"):
             await running.next()
-        assert psutil.Process().children() == []
+        assert children() == []
 
 
 async def test_close_while_the_spare_starts(bench: Bench) -> None:
@@ -289,11 +289,11 @@ async def test_close_while_the_spare_starts(bench: Bench) -> None:
         await bench.until(lambda: bench.notes("start") != [])
 
 
-async def test_the_spare_worker_gets_the_model_and_another_takes_its_place(bench: Bench) -> None:
+async def test_the_spare_worker_gets_the_model_and_another_takes_its_place(bench: Bench, children: Children) -> None:
     bench.model("a")
     async with bench.managed("a", spare_worker=True):
-        await bench.until(lambda: len(psutil.Process().children()) == 1)
-        (spare,) = psutil.Process().children()
+        await bench.until(lambda: len(children()) == 1)
+        (spare,) = children()
         await bench.use("a")
         assert f"{spare.pid} load a" in bench.log.read_text()
         await bench.until(lambda: len(bench.notes("start")) == 2)
@@ -323,14 +323,14 @@ async def test_unknown_names_start_nothing(bench: Bench) -> None:
         assert manager.status() == []
 
 
-async def test_unloading_gives_the_memory_back(bench: Bench) -> None:
+async def test_unloading_gives_the_memory_back(bench: Bench, children: Children) -> None:
     bench.model("a")
     async with bench.managed("a", alias=(("x", "a"),)) as manager:
         await bench.use("a")
         assert manager.memory_in_use > 128 << 20
         assert await manager.unload("x") == "a"
         assert (manager.status(), manager.memory_in_use) == ([], 0)
-        assert psutil.Process().children() == []
+        assert children() == []
         for name in ("a", "org/never"):
             with pytest.raises(ModelNotFoundError, match="is not loaded"):
                 await manager.unload(name)
@@ -362,7 +362,7 @@ async def test_a_pinned_model_is_unloaded_by_force_alone(bench: Bench) -> None:
         assert bench.states() == {}
 
 
-async def test_unloading_ends_a_load(bench: Bench) -> None:
+async def test_unloading_ends_a_load(bench: Bench, children: Children) -> None:
     go = bench.model("a", "wait") / "go"
     async with bench.managed("a") as manager:
         waiting = asyncio.create_task(bench.use("a"))
@@ -372,7 +372,7 @@ async def test_unloading_ends_a_load(bench: Bench) -> None:
         assert await asyncio.gather(*(manager.unload("a", force=True) for _ in range(2))) == ["a", "a"]
         with pytest.raises(UnavailableError, match="a was unloaded before it was ready"):
             await waiting
-        assert (bench.states(), psutil.Process().children()) == ({}, [])
+        assert (bench.states(), children()) == ({}, [])
         go.touch()
         assert await bench.use("a") == "t0 t1 "
 

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from mlx_server_nano.config import worker_environment
 from mlx_server_nano.errors import UnavailableError
 from mlx_server_nano.models.spares import Spares
 from tests.models import fake_worker
+from tests.models.conftest import Children
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("child_path", "soon")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("child_path", "soon", "no_orphans")]
 
 
 @pytest.fixture
@@ -40,7 +40,6 @@ async def spares(behaviour: Path, *, keep: bool) -> AsyncIterator[Spares]:
         yield pool
     finally:
         await pool.close()
-        assert psutil.Process().children() == []
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -49,14 +48,15 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def children() -> set[int]:
-    return {child.pid for child in psutil.Process().children()}
+@pytest.fixture
+def pids(children: Children) -> Callable[[], set[int]]:
+    return lambda: {child.pid for child in children()}
 
 
-async def test_one_waits_and_is_handed_out(behaviour: Path) -> None:
+async def test_one_waits_and_is_handed_out(behaviour: Path, pids: Callable[[], set[int]]) -> None:
     async with spares(behaviour, keep=True) as pool:
         await until(lambda: pool.device is not None)
-        waiting = children()
+        waiting = pids()
         worker = await pool.take()
         assert {worker.pid} == waiting
         assert pool.device is not None and pool.device.memory_bytes == 77
@@ -70,21 +70,21 @@ async def test_takers_get_one_each(behaviour: Path) -> None:
         await asyncio.gather(*(worker.stop() for worker in workers))
 
 
-async def test_none_waits_unless_wanted(behaviour: Path) -> None:
+async def test_none_waits_unless_wanted(behaviour: Path, pids: Callable[[], set[int]]) -> None:
     async with spares(behaviour, keep=False) as pool:
         worker = await pool.take()
-        assert children() == {worker.pid}
+        assert pids() == {worker.pid}
         pool.refill()
         await pool.give_back(worker)
-        assert children() == set()
+        assert pids() == set()
 
 
-async def test_a_dead_one_is_replaced_and_that_is_no_problem(behaviour: Path) -> None:
+async def test_a_dead_one_is_replaced_and_that_is_no_problem(behaviour: Path, pids: Callable[[], set[int]]) -> None:
     async with spares(behaviour, keep=True) as pool:
         await until(lambda: pool.device is not None)
-        (first,) = children()
+        (first,) = pids()
         os.kill(first, signal.SIGKILL)
-        await until(lambda: children() not in (set(), {first}))
+        await until(lambda: pids() not in (set(), {first}))
         assert pool.problem is None
         worker = await pool.take()
         assert worker.pid != first
@@ -121,7 +121,7 @@ async def test_tries_come_at_growing_intervals(behaviour: Path, caplog: pytest.L
     ]
 
 
-async def test_close_while_one_starts(behaviour: Path) -> None:
+async def test_close_while_one_starts(behaviour: Path, pids: Callable[[], set[int]]) -> None:
     behaviour.write_text("silent")
     async with spares(behaviour, keep=True):
-        await until(lambda: children() != set())
+        await until(lambda: pids() != set())

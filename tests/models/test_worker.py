@@ -28,6 +28,7 @@ from mlx_server_nano.models.worker import Worker
 from mlx_server_nano.protocol import Delta, LoadOptions, Started
 from mlx_server_nano.types import ChatPrompt, FinishReason, GenerationRequest, TextPrompt
 from tests.models import fake_worker
+from tests.models.conftest import Children
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("child_path")]
 
@@ -246,10 +247,10 @@ async def test_a_load_that_fails(tmp_path: Path, script: str, expected: type[Ser
 
 
 @pytest.mark.parametrize(("start", "code"), [("die", 7), ("garbage", 0)])
-async def test_a_worker_that_ends_before_it_is_ready(start: str, code: int) -> None:
+async def test_a_worker_that_ends_before_it_is_ready(start: str, code: int, children: Children) -> None:
     starting = Worker().start([*FAKE, "--start", start], worker_environment(), timeout=60)
     await fails(WorkerDiedError, starting, f"exit code {code}")
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 async def test_a_worker_that_says_nothing_is_given_up() -> None:
