@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import sys
@@ -26,6 +25,8 @@ def _pull(*, model: str, **flags: Any) -> None:
 
     What is complete is not downloaded again, so after an interruption the same command goes on. No server is needed.
     """
+    import asyncio
+
     from mlx_server_nano.errors import ServerError
     from mlx_server_nano.models.download import download
     from mlx_server_nano.models.names import ModelKind

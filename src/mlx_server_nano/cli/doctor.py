@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes.util
 import os
 import platform
@@ -111,6 +110,8 @@ def _version(name: str) -> str | None:
 
 def _worker() -> Iterator[Finding]:
     """Starts one: it imports all that models need, and tells what they run on."""
+    import asyncio
+
     from mlx_server_nano.errors import WorkerDiedError
     from mlx_server_nano.models.preflight import installation_problem
     from mlx_server_nano.models.worker import COMMAND, Worker

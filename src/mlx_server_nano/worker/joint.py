@@ -87,9 +87,10 @@ def attend(  # noqa: PLR0917 - the signature is mlx-lm's
 
 
 def prepare(model: Any) -> None:
-    """Let the modules that a model's layers come from attend with `attend`."""
+    """Let the modules that a model's layers come from attend with `attend`. Code that a repository brings is no module of
+    `sys.modules`: such a model is found out by its trial, and its groups take passes of their own."""
     for name in {type(layer).__module__ for layer in model.modules()}:
-        module = sys.modules[name]
+        module = sys.modules.get(name)
         if getattr(module, _ATTENTION, None) is base.scaled_dot_product_attention:
             setattr(module, _ATTENTION, attend)
 
