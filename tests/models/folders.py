@@ -40,7 +40,8 @@ def write_sparse(folder: Path, weights_bytes: int) -> Path:
 def cache_repository(cache: Path, repository: str, **kwargs: object) -> Path:
     """Put such a model into a Hub cache; returns the snapshot."""
     storage = cache / f"models--{repository.replace('/', '--')}"
-    snapshot = write_model(storage / "snapshots" / ("0" * 40), **kwargs)  # type: ignore[arg-type]
+    revision = repository.encode().hex().ljust(40, "0")[:40]  # no two repositories share one
+    snapshot = write_model(storage / "snapshots" / revision, **kwargs)  # type: ignore[arg-type]
     (storage / "refs").mkdir()
-    (storage / "refs" / "main").write_text("0" * 40)
+    (storage / "refs" / "main").write_text(revision)
     return snapshot
