@@ -92,7 +92,6 @@ _INFO: Final = ModelInfo(
     chats=True,
     special_tokens={},
     batchable=True,
-    load_seconds=0.0,
 )
 
 Sender = Callable[[ASGIApp, bytes], Awaitable[int]]

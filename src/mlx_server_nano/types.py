@@ -227,4 +227,3 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     chats: bool
     special_tokens: dict[str, int]
     batchable: bool
-    load_seconds: float

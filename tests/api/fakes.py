@@ -104,7 +104,6 @@ def model_info(template: str, special_tokens: dict[str, int] | None = None) -> M
         chats=True,
         special_tokens=special_tokens or {},
         batchable=True,
-        load_seconds=0.0,
     )
 
 

@@ -21,7 +21,6 @@ INFO = ModelInfo(
     chats=True,
     special_tokens={},
     batchable=True,
-    load_seconds=0.0,
 )
 
 

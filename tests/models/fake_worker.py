@@ -51,7 +51,6 @@ INFO = ModelInfo(
     chats=False,
     special_tokens={},
     batchable=True,
-    load_seconds=0.0,
 )
 
 

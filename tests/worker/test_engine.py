@@ -146,7 +146,7 @@ def test_greedy_output_is_mlx_lms_in_any_crowd(tiny: Tiny, arch: str):
 
 @pytest.mark.parametrize("arch", ["qwen3", "gemma3_text", "lfm2"])
 def test_greedy_output_is_mlx_lms_while_slots_grow(tiny: Tiny, monkeypatch, arch: str):
-    monkeypatch.setattr(slots, "_GROWTH", 4)
+    monkeypatch.setattr(slots, "GROWTH", 4)
     crowd(tiny(arch), seed=1)
 
 
@@ -184,7 +184,7 @@ def test_models_that_end_by_themselves(tiny: Tiny, arch: str):
 
 def test_rows_that_grow_past_their_room(tiny: Tiny, monkeypatch):
     """More tokens than slots are first made for, before and past the window's end, at different lengths."""
-    monkeypatch.setattr(slots, "_GROWTH", 4)
+    monkeypatch.setattr(slots, "GROWTH", 4)
     loaded = tiny("gemma3_text", sliding_window=48)
     rng = random.Random(8)
     requests = {}

@@ -49,7 +49,7 @@ def test_a_row_is_what_mlx_lms_quantized_cache_makes_it(bits: int):
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_rows_in_slots_attend_as_they_would_alone(monkeypatch, bits: int):
-    monkeypatch.setattr(slots, "_GROWTH", 4)
+    monkeypatch.setattr(slots, "GROWTH", 4)
     mx.random.seed(bits)
     rng = random.Random(bits)
     together = QuantizedKV(bits).new_slots()

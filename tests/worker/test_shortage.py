@@ -50,7 +50,7 @@ def limited(loaded: LoadedModel, tokens: int, **options: Any) -> Driver:
 def generous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Admit rows that will not find room for all that they say."""
     monkeypatch.setattr(admission, "_AHEAD", 8)
-    monkeypatch.setattr(slots, "_GROWTH", 16)
+    monkeypatch.setattr(slots, "GROWTH", 16)
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "gemma3_text", "qwen3_next"])

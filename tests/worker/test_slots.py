@@ -96,7 +96,7 @@ KINDS = {
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_attend_as_they_would_alone(monkeypatch, kind: str, seed: int):
-    monkeypatch.setattr(slots, "_GROWTH", 4)
+    monkeypatch.setattr(slots, "GROWTH", 4)
     mx.random.seed(seed)
     rng = random.Random(seed)
     rows = Rows(KINDS[kind])

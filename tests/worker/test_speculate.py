@@ -135,7 +135,7 @@ def test_cancelling_rows_that_can_not_be_cut_back(tiny: Tiny, scripted: Script, 
 
 
 def test_greedy_output_is_mlx_lms_while_slots_grow_and_in_several_groups(tiny: Tiny, scripted: Script, monkeypatch):
-    monkeypatch.setattr(slots, "_GROWTH", 4)
+    monkeypatch.setattr(slots, "GROWTH", 4)
     loaded = dataclasses.replace(tiny("qwen3"), kv_bytes_per_token=8 << 20)
     scripted(Known(loaded, 0.8))
     assert crowd(loaded, seed=1, speculation=True).recorder.accepted

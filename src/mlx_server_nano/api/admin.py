@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mlx_server_nano import __version__
+from mlx_server_nano.api.answer import json_response
 from mlx_server_nano.api.body import read_json_body
 from mlx_server_nano.api.envelope import openai_error
 from mlx_server_nano.api.gate import Gate
@@ -128,7 +128,7 @@ class Admin:
             memory=MemoryReport(self._manager.memory_limit, self._manager.memory_in_use),
             models=[self._report(model) for model in self._manager.status()],
         )
-        await _json(report)(scope, receive, send)
+        await json_response(report)(scope, receive, send)
 
     def _report(self, model: ModelStatus) -> ModelReport:
         prompt, cached, generated = self._metrics.tokens(model.id)
@@ -173,7 +173,7 @@ class Admin:
         with self._gate.admit() as interrupt, interrupt:
             wire = decode_json(_UNLOAD, await read_json_body(scope, receive, self._settings.max_body))
             model = await self._manager.unload(wire.model, force=wire.force)
-        await _json(Unloaded(model))(scope, receive, send)
+        await json_response(Unloaded(model))(scope, receive, send)
 
 
 def _event(data: bytes) -> bytes:
@@ -182,7 +182,3 @@ def _event(data: bytes) -> bytes:
 
 def _failure(error: ServerError) -> bytes:
     return _event(openai_error(error))
-
-
-def _json(body: Struct) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")

@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from mlx_server_nano import __version__
+from mlx_server_nano.api.answer import head
 from mlx_server_nano.api.chat_messages import CalledCustom, CalledFunction
 from mlx_server_nano.api.envelope import openai_error
 from mlx_server_nano.api.logprobs import ChatTokenLogprob, to_openai
@@ -74,15 +72,6 @@ class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: CompletionUsage
-
-
-def _head(model: str) -> dict[str, Any]:
-    return {
-        "id": f"chatcmpl-{secrets.token_hex(16)}",
-        "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": f"fp_{__version__}",
-    }
 
 
 def _logprobs(logprobs: Sequence[TokenLogprob]) -> ChoiceLogprobs:
@@ -158,7 +147,9 @@ class ChatAnswer(Reader):
             )
             for index, choice in enumerate(self._choices)
         ]
-        return _encode(ChatCompletion(**_head(self._model), choices=choices, usage=to_openai_usage(self.usage)))
+        return _encode(
+            ChatCompletion(**head("chatcmpl", self._model), choices=choices, usage=to_openai_usage(self.usage))
+        )
 
 
 class ChatStream(Reader):
@@ -172,8 +163,8 @@ class ChatStream(Reader):
 
     def __init__(self, model: str, chat: ChatRequest, *, include_usage: bool) -> None:
         super().__init__(chat)
-        head = {"object": "chat.completion.chunk", **_head(model)}
-        self._start = b"data: " + _encode(head).removesuffix(b"}") + b',"choices":['
+        start = {"object": "chat.completion.chunk", **head("chatcmpl", model)}
+        self._start = b"data: " + _encode(start).removesuffix(b"}") + b',"choices":['
         self._starts = [b'%b{"index":%d,"delta":' % (self._start, index) for index in range(chat.n)]
         self._end = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._silent = set(range(chat.n))

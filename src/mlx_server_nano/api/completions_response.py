@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
 
-from mlx_server_nano import __version__
+from mlx_server_nano.api.answer import head
 from mlx_server_nano.api.completions_logprobs import LegacyLogprobs, LogprobWriter
 from mlx_server_nano.api.completions_request import CompletionRequest
 from mlx_server_nano.api.envelope import openai_error
@@ -43,15 +41,6 @@ class Completion(Struct, tag_field="object", tag="text_completion"):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: CompletionUsage
-
-
-def _head(model: str) -> dict[str, Any]:
-    return {
-        "id": f"cmpl-{secrets.token_hex(16)}",
-        "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": f"fp_{__version__}",
-    }
 
 
 class _Reader:
@@ -136,7 +125,7 @@ class CompletionAnswer(_Reader):
             )
             for index, candidate in enumerate(chosen)
         ]
-        return _encode(Completion(**_head(asked.model), choices=choices, usage=to_openai_usage(self._usage)))
+        return _encode(Completion(**head("cmpl", asked.model), choices=choices, usage=to_openai_usage(self._usage)))
 
 
 class CompletionStream(_Reader):
@@ -147,8 +136,8 @@ class CompletionStream(_Reader):
 
     def __init__(self, asked: CompletionRequest) -> None:
         super().__init__(asked)
-        head = {"object": "text_completion", **_head(asked.model)}
-        self._start = b"data: " + _encode(head).removesuffix(b"}") + b',"choices":['
+        start = {"object": "text_completion", **head("cmpl", asked.model)}
+        self._start = b"data: " + _encode(start).removesuffix(b"}") + b',"choices":['
         self._end = b'],"usage":null}\n\n' if asked.include_usage else b"]}\n\n"
         self._writers = [LogprobWriter() for _ in range(asked.choices)] if asked.logprobs is not None else None
 

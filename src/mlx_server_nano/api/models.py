@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from mlx_server_nano.api.answer import json_response
 from mlx_server_nano.errors import ModelNotFoundError, UnsupportedModelError
 from mlx_server_nano.models.catalog import AvailableModel
 from mlx_server_nano.models.names import ModelKind, ModelRef
@@ -49,22 +48,18 @@ class ModelEndpoints:
                 # The catalog lists all but the folders that clients name.
                 local = ModelRef(status.id, ModelKind.LOCAL, None)
                 models[status.id] = _to_wire(AvailableModel(local, int(status.loaded_since)))
-        await _json(ModelList(data=list(models.values())))(scope, receive, send)
+        await json_response(ModelList(data=list(models.values())))(scope, receive, send)
 
     async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Any name that a request may use will do. Raises ModelNotFoundError."""
         model = await asyncio.to_thread(self._find, scope["path_params"]["name"])
-        await _json(model)(scope, receive, send)
+        await json_response(model)(scope, receive, send)
 
     def _find(self, name: str) -> Model:
         try:
             return _to_wire(self._catalog.find(name))
         except (ModelNotFoundError, UnsupportedModelError) as error:
             raise ModelNotFoundError(error.message, param="model") from None
-
-
-def _json(value: Struct) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 def _to_wire(model: AvailableModel) -> Model:

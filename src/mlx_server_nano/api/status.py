@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
 from msgspec import Struct
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mlx_server_nano import __version__
+from mlx_server_nano.api.answer import json_response
 from mlx_server_nano.api.gate import Gate
 from mlx_server_nano.models.slot import ModelState
 
@@ -60,7 +59,7 @@ class Health:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         report = self.report()
-        await _json(report, 200 if report.status == "healthy" else 503)(scope, receive, send)
+        await json_response(report, 200 if report.status == "healthy" else 503)(scope, receive, send)
 
 
 async def welcome(scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,10 +77,6 @@ async def welcome(scope: Scope, receive: Receive, send: Send) -> None:
             "/docs",
         ],
     )
-    response = _json(body)
+    response = json_response(body)
     response.headers["vary"] = "accept"  # browsers get a page
     await response(scope, receive, send)
-
-
-def _json(body: Struct, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")

@@ -107,7 +107,7 @@ class Machine:
         sink = self._sink
         if found in self._blocks and (yield from self._block(found, self._blocks[found])):
             return
-        if found in self._headers and (yield from self._header(found, self._headers[found])):
+        if found in self._headers and (yield from self._header(self._headers[found])):
             return
         reasoning = self._format.reasoning
         if reasoning and found in self._think_open and (reasoning.anywhere or sink.fresh):
@@ -218,7 +218,7 @@ class Machine:
         self._source.release()
         return False
 
-    def _header(self, opening: str, header: Header) -> Step[bool]:
+    def _header(self, header: Header) -> Step[bool]:
         """A header and, where it is no content, its message. False: it is none; nothing but its opening is consumed."""
         if header.bare and not self._sink.line_start:
             return False

@@ -103,6 +103,14 @@ def _here(command: Sequence[str] = ()) -> Plan:
     return plan(command, platform=sys.platform, home=Path.home(), user=os.getuid())
 
 
+def _installed() -> Plan:
+    """Raises click.ClickException where no service is."""
+    here = _here()
+    if not here.path.exists():
+        raise click.ClickException(f"no service is installed ({here.path})")
+    return here
+
+
 def _run(commands: Sequence[Command], *, must: bool = True) -> None:
     for command in commands:
         if shutil.which(command[0]) is None:
@@ -135,9 +143,7 @@ def _install(*, dry_run: bool, **flags: Any) -> None:
 @service.command()
 def uninstall() -> None:
     """Stop the service and remove its file."""
-    here = _here()
-    if not here.path.exists():
-        raise click.ClickException(f"no service is installed ({here.path})")
+    here = _installed()
     with contextlib.suppress(click.ClickException):  # the file goes even where the service manager is gone
         _run(here.stop, must=False)
     here.path.unlink()
@@ -149,9 +155,7 @@ def uninstall() -> None:
 @service.command()
 def status() -> int:
     """Show whether the service runs. Exit code 0: it does."""
-    here = _here()
-    if not here.path.exists():
-        raise click.ClickException(f"no service is installed ({here.path})")
+    here = _installed()
     if shutil.which(here.status[0]) is None:
         raise click.ClickException(f"{here.status[0]} is not installed")
     return subprocess.run(here.status, check=False).returncode

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from mlx_server_nano.errors import ContextLengthError
 from mlx_server_nano.worker.ranks import ALONE, Ranks
 from mlx_server_nano.worker.row_cost import RowCost
+from mlx_server_nano.worker.slots import GROWTH
 
 _AHEAD = 512  # tokens of its answer that a row has a claim on, at any time
-_STEP = 256  # tokens by which caches grow
 _GIB = 1 << 30
 
 
@@ -40,7 +40,7 @@ class Admission:
         if self.limit is None:
             return self._context_length
         room = self.limit - self._weights - self._reserve
-        return self._ranks.agree(max(0, self._cost.longest(room, self._context_length + _STEP) - _STEP))
+        return self._ranks.agree(max(0, self._cost.longest(room, self._context_length + GROWTH) - GROWTH))
 
     def check(self, tokens: int) -> None:
         """Raises ContextLengthError for a prompt that no wait will make room for."""
@@ -72,12 +72,12 @@ class Admission:
 
     def _blocks(self, tokens: int) -> int:
         """What a row's own caches take for these tokens: they grow in steps."""
-        return self._cost(-(-tokens // _STEP) * _STEP) if tokens else 0
+        return self._cost(-(-tokens // GROWTH) * GROWTH) if tokens else 0
 
     def is_near(self, rows: int) -> bool:
         """Whether the next step of so many rows may reach the limit: a cheap bound for what it adds. Slots grow by an eighth."""
         if self.limit is None:
             return False
         held = self._held()
-        growth = (held - self._weights) // 4 + rows * self._cost(2 * _STEP)
+        growth = (held - self._weights) // 4 + rows * self._cost(2 * GROWTH)
         return self._ranks.agree(held + self._workspace + growth - self.limit) > 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +114,6 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None],
 
     Raises UnsupportedModelError for an architecture that mlx-lm does not know, OutOfMemoryError, and ModelLoadError for
     damaged or missing files."""
-    started = time.monotonic()
     adapter_folder = None if options.adapter is None else Path(options.adapter)
     config = _read_config(path)
     generation = _read_json(path / "generation_config.json")
@@ -147,7 +145,6 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None],
         chats=apply_template is not None,
         special_tokens=vocabulary.special,
         batchable=ranks.everywhere(abilities.batchable and config["model_type"] not in _ALONE),
-        load_seconds=time.monotonic() - started,
     )
     return LoadedModel(
         folder=path,

@@ -14,11 +14,10 @@ import mlx.core as mx
 from mlx.utils import tree_map
 from mlx_lm.models.cache import CacheList, KVCache, create_attention_mask
 
-from mlx_server_nano.worker.slots import SlotKV
+from mlx_server_nano.worker.slots import GROWTH, SlotKV
 
 FULL_PRECISION: Final = 16
 _WIDE = 32  # tokens of a row in a pass from which on it is a prompt's
-_STEP = 256
 
 Packed = tuple[mx.array, mx.array, mx.array]
 """Quantized values `[..., tokens, words]`, their scales and biases `[..., tokens, groups]`: what `mx.quantize` gives."""
@@ -56,7 +55,7 @@ class _Bits:
 class QuantizedKV(_Bits):
     """A row's own cache in place of mlx-lm's KVCache, with what the models and `slots` need of one."""
 
-    step = _STEP
+    step = GROWTH
 
     def __init__(self, bits: int) -> None:
         super().__init__(bits)
@@ -165,7 +164,7 @@ def _cut(packed: Packed, length: int, rows: slice = slice(None)) -> Packed:
 
 def _grown(packed: Packed, held: int, needed: int) -> Packed:
     """Room for `needed` tokens in steps, with the first `held` kept."""
-    room = -(-needed // _STEP) * _STEP - held
+    room = -(-needed // GROWTH) * GROWTH - held
 
     def grow(part: mx.array) -> mx.array:
         empty = mx.zeros((*part.shape[:2], room, part.shape[3]), part.dtype)

@@ -68,7 +68,7 @@ def growth(cache: Any, rows: int, length: int) -> int:
     own = slots.arrays(cache)
     held, needed = own[0].shape[2] if own else 0, min(length, _max_size(cache))
     if rows > 1:
-        return rows * min(needed + slots._GROWTH, _max_size(cache)) * slots.token_bytes(cache)
+        return rows * min(needed + slots.GROWTH, _max_size(cache)) * slots.token_bytes(cache)
     return (needed - held + cache.step) * slots.token_bytes(cache) if needed > held else 0
 
 

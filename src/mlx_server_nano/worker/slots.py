@@ -13,13 +13,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import mlx.core as mx
 from mlx.utils import tree_map
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
-_GROWTH = 256
+GROWTH: Final = 256  # tokens by which caches grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class SlotKV:
     def shrink(self, count: int, length: int, tight: bool) -> None:
         """Give memory back where a quarter of it would do for `count` rows of at most `length` tokens; tight: in any case."""
         slots, capacity = self._room
-        needed = self._index_capacity(length + _GROWTH)
+        needed = self._index_capacity(length + GROWTH)
         if tight or 4 * count * needed <= slots * capacity:
             self._resize(count if tight else 2 * count, needed)
 
@@ -133,7 +133,7 @@ class SlotKV:
     def _capacity_for(self, needed: int) -> int:
         """With some in reserve where it is too little now."""
         capacity = self._room[1]
-        return self._index_capacity(needed + max(_GROWTH, needed // 8)) if needed > capacity else capacity
+        return self._index_capacity(needed + max(GROWTH, needed // 8)) if needed > capacity else capacity
 
     @property
     def _room(self) -> tuple[int, int]:
@@ -146,7 +146,7 @@ class SlotKV:
 
     def _write(self, slot: int, keys: Any, values: Any, start: int, length: int) -> None:
         if self.keys is None:
-            capacity = self._index_capacity(start + length + _GROWTH)
+            capacity = self._index_capacity(start + length + GROWTH)
             count = max(slot + 1, 2)
             self.keys, self.values = tree_map(lambda array: _empty(array, count, capacity), (keys, values))
         (slots, capacity), grown = self._room, self._capacity_for(start + length)
