@@ -198,11 +198,15 @@ class Page:
         return str(self.run(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''"))
 
     def click(self, selector: str) -> None:
-        """With a real mouse, where the element is."""
+        """With a real mouse, where the element is: once it has stayed in its place from one look to the next and nothing lies
+        over it."""
+        self.run("window.placeSeen = null")
         point = self.until(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;"
             " e.scrollIntoView({block: 'nearest'}); const r = e.getBoundingClientRect();"
-            " return r.width && [r.x + r.width / 2, r.y + r.height / 2]; })()"
+            " const at = [r.x + r.width / 2, r.y + r.height / 2], seen = String(window.placeSeen);"
+            " window.placeSeen = at; return r.width && seen === String(at)"
+            " && e.contains(document.elementFromPoint(...at)) && at; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=point[0], y=point[1], button="left", clickCount=1)
