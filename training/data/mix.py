@@ -46,23 +46,23 @@ DRAW: Final[Mapping[Skill, Callable[[Source], Conversation]]] = {
 
 # Of conversations, not of tokens. Tool calls are the hardest and the most wanted.
 SHARES: Final[Mapping[Skill, float]] = {
-    Skill.SMALL_TALK: 6,
-    Skill.LIMITS: 2,
-    Skill.PERSONA: 4,
+    Skill.SMALL_TALK: 4,
+    Skill.LIMITS: 1,
+    Skill.PERSONA: 3,
     Skill.PASSAGE: 8,
-    Skill.ARITHMETIC: 9,
-    Skill.CONVERSION: 6,
-    Skill.LISTING: 7,
-    Skill.REWRITING: 4,
+    Skill.ARITHMETIC: 10,
+    Skill.CONVERSION: 9,
+    Skill.LISTING: 9,
+    Skill.REWRITING: 3,
     Skill.EXTRACTION: 8,
-    Skill.TOOL_CHOICE: 17,
-    Skill.TOOL_STRUCTURE: 8,
-    Skill.TOOL_PARALLEL: 11,
-    Skill.TOOL_NONE: 6,
-    Skill.TOOL_RESULT: 5,
+    Skill.TOOL_CHOICE: 20,
+    Skill.TOOL_STRUCTURE: 11,
+    Skill.TOOL_PARALLEL: 16,
+    Skill.TOOL_NONE: 8,
+    Skill.TOOL_RESULT: 4,
     Skill.TOOL_STEPS: 6,
-    Skill.MEMORY: 3,
-    Skill.STOPPING: 4,
+    Skill.MEMORY: 2,
+    Skill.STOPPING: 3,
 }
 ALONE: Final = 0.9  # conversations without an unrelated exchange in front
 CHATTY: Final = (Skill.SMALL_TALK, Skill.LIMITS, Skill.LISTING, Skill.REWRITING, Skill.ARITHMETIC, Skill.STOPPING)
