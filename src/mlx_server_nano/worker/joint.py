@@ -19,6 +19,8 @@ import mlx.core as mx
 from mlx_lm.models import base
 from mlx_lm.models.cache import ArraysCache, CacheList
 
+from mlx_server_nano.worker.attention import attention
+
 Caches = list[Any]
 
 _ATTENTION: Final = "scaled_dot_product_attention"
@@ -73,14 +75,14 @@ def attend(  # noqa: PLR0917 - the signature is mlx-lm's
 ) -> mx.array:
     """mlx-lm's attention, `[rows, heads, width, dim]`; for joined caches one part after the other."""
     if not isinstance(keys, Pieces):
-        return base.scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
+        return attention(queries, keys, values, cache, scale, mask, sinks)
     if mask is None:
         mask = Pieces([None] * len(keys.of))
     elif not isinstance(mask, Pieces):
         raise TypeError("a mask that no cache made")
     return mx.concatenate(
         [
-            base.scaled_dot_product_attention(queries[rows], own_keys, own_values, part, scale, own_mask, sinks)
+            attention(queries[rows], own_keys, own_values, part, scale, own_mask, sinks)
             for (part, rows, own_keys, own_values), own_mask in zip(keys.of, mask.of, strict=True)
         ]
     )

@@ -2,7 +2,8 @@
 
 mlx-lm's attention reads quantized keys and values where a cache says `bits`, and makes all scores of a pass then, heads
 times tokens times length. That suits a decode step; for a chunk of a prompt it would be gigabytes, so a wide pass gets the
-layer's keys and values unpacked, for the time of that layer, and its attention is the fused one.
+layer's keys and values unpacked, for the time of that layer, and its attention is the fused one. So does every pass of MLX's
+CUDA build, which has no product of quantized matrices for any length of keys.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import mlx.core as mx
 from mlx.utils import tree_map
 from mlx_lm.models.cache import CacheList, KVCache, create_attention_mask
 
+from mlx_server_nano.worker import attention
 from mlx_server_nano.worker.slots import GROWTH, SlotKV
 
 FULL_PRECISION: Final = 16
@@ -44,7 +46,7 @@ class _Bits:
         return words, scales, biases
 
     def _give(self, keys: Packed, values: Packed, width: int) -> tuple[Any, Any]:
-        self._unpacked = width >= _WIDE
+        self._unpacked = width >= _WIDE or attention.plans_shapes()
         return (self._unpack(keys), self._unpack(values)) if self._unpacked else (keys, values)
 
     def _unpack(self, packed: Packed) -> mx.array:

@@ -44,6 +44,7 @@ class Abilities:
 def try_out(model: Any, path: Path, kv_bits: int | None, ranks: Ranks = ALONE) -> Abilities:
     """Run two short rows alone and then together. Raises UnsupportedModelError where the model can't do with quantized caches,
     ModelLoadError where it can't run."""
+    joint.prepare(model)
     own = [quantized(make_prompt_cache(model), kv_bits) for _ in range(2)]
     batchable = ranks.everywhere(all(slots.batchable(cache) for cache in own[0]))
     cuttable = ranks.everywhere(all(slots.cuttable(cache) for cache in own[0]))
@@ -82,7 +83,6 @@ def first_line(error: Exception, path: Path) -> str:
 
 def _joins(model: Any, own: list[list[Any]]) -> bool:
     """Whether a row alone and others in slots can share a pass: the first one goes through it as both."""
-    joint.prepare(model)
     problem = _trial(model, [Part(own[0], [2]), _together(own)], [[3], [3], [4]], alike=(0, 1))
     if problem is not None:
         _LOG.info("Rows of very different length take a forward pass each with this model: %s", problem)
