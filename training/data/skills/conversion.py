@@ -102,6 +102,8 @@ def draw(source: Source) -> Conversation:
     text = source.wording(
         ASKED, name=source.name(), value=value, of=f" {symbols[0] if short else of}", to=symbols[1] if short else to
     )
+    if source.chance(0.5):
+        text = text.replace("metre", "meter").replace("litre", "liter")
     answer = f"{value} {symbols[0]} = {result} {symbols[1]}"
     check = Says((f"= {result} ",))
     return conversation(source, Skill.CONVERSION, casual(source, text), answer, check, working, thinking=thinking)

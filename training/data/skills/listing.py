@@ -27,6 +27,12 @@ NAMING: Final = (
     "[I need|I want|I'd like|We need|Give us] {count} {category}[|, any you like|, please] [as|in] {form}",
     "[What are|Which are|Do you know] {count} {category}? [Answer with|Use|Write] {form}[|.| please]",
 )
+NAMING_ONLY: Final = (  # a bulleted list will do
+    "[|Please |Can you |Could you ][name|list|give me|tell me|write down|show me|think of|suggest] {count} {category}[|.| "
+    "please| for me|, please|?]",
+    "[I need|I want|I'd like|We need|Give us|I am looking for] {count} {category}[|, any you like|, please|.]",
+    "[What are|Which are|Do you know|Can you think of] {count} {category}?",
+)
 FORMING: Final = (
     "[|Please |Can you |Could you ][turn|put|make|bring|convert] [this|these|the following|these items] "
     "[into|in] {form}: {items}",
@@ -98,7 +104,11 @@ def _name(source: Source) -> Part:
     category, members = source.choice(tuple(words.CATEGORIES.items()))
     count, form = source.integer(2, 6), source.choice(tuple(FORMS))
     spoken = words.NUMBER_WORDS[count] if source.chance(0.6) else str(count)
-    text = source.wording(NAMING, count=spoken, category=category, form=source.expand(FORM_WORDS[form][0]))
+    if source.chance(0.4):
+        form = "bulleted"
+        text = source.wording(NAMING_ONLY, count=spoken, category=category)
+    else:
+        text = source.wording(NAMING, count=spoken, category=category, form=source.expand(FORM_WORDS[form][0]))
     answer = show(members[:count], form)
     check = Members(frozenset(m.lower() for m in members), count, re.compile(FORMS[form]))
     return text, answer, check, f"I name {count} {category} in {form} form."
