@@ -31,6 +31,7 @@ from mlx_server_nano.worker.sequence import Sequence
 # Eight heads of keys and values: padding is expensive beside these weights, as it is with a large model's.
 _SHAPE = Shape(128, 4, 384, 8, 8, 64, True, 1_024)
 _STEPS = 40
+_PACED_STEPS = 200
 
 
 class Rows:
@@ -61,15 +62,22 @@ class Rows:
         self.step()
         return [row.sequence for row in rows]
 
+    def keep_pace(self) -> None:
+        """From now on, every row takes every step."""
+        self._batch.pace = None
+
     def leave(self, sequence: Sequence) -> None:
         sequence.cancelled = True
         self._batch.settle([])
         self.step()
 
     def step(self) -> None:
-        for groups in self._batch.passes(self._batch.groups):
+        due = self._batch.due
+        for groups in self._batch.passes(due):
             outputs = self._batch.forward(groups)
             mx.eval([group.sample(logits) for group, logits in zip(groups, outputs, strict=True)])
+        if self._batch.pace is not None:
+            self._batch.pace.mark(due, ahead=True)
 
     def step_time(self, steps: int = _STEPS) -> float:
         """Median seconds of a step of all rows."""
@@ -134,19 +142,26 @@ def shared_pass_ratio(loaded: LoadedModel) -> float:
     shared, apart = Rows(loaded), Rows(dataclasses.replace(loaded, joins=False))
     for rows in (shared, apart):
         rows.join([8192, *[16] * 7])
+        rows.keep_pace()
     # In turn, as other work on the machine comes and goes.
     times = [(shared.step_time(1), apart.step_time(1)) for _ in range(_STEPS)]
     return statistics.median(one / other for one, other in times)
 
 
-def speed_ratio(loaded: LoadedModel) -> tuple[float, float]:
-    """Step time of a row of 64 tokens beside one of 32,000, divided by its own alone; and by that of the long one alone."""
+def speed_ratios(loaded: LoadedModel) -> tuple[float, float]:
+    """Time per token of a row of 64 tokens beside one of 32,000, divided by its own alone; the same of the long one."""
     short, long, both = Rows(loaded), Rows(loaded), Rows(loaded)
     short.join([64])
     long.join([32_000])
-    both.join([64, 32_000])
-    together = both.step_time()
-    return together / short.step_time(), together / long.step_time()
+    rows = both.join([64, 32_000])
+    both.step_time()  # finds the pace
+    before = [len(row) for row in rows]
+    started = time.perf_counter()
+    for _ in range(_PACED_STEPS):
+        both.step()
+    seconds = time.perf_counter() - started
+    each = [seconds / (len(row) - length) for row, length in zip(rows, before, strict=True)]
+    return each[0] / short.step_time(), each[1] / long.step_time()
 
 
 def main() -> None:
@@ -171,9 +186,9 @@ def main() -> None:
         print(
             f"| step of 8,192 and seven times 16 tokens ÷ without shared passes | **{shared_pass_ratio(full):.2f}** |"
         )
-        short, long = speed_ratio(full)
-        print(f"| step of 64 tokens beside 32,000 ÷ the short row's alone | **{short:.2f}** |")
-        print(f"| the same ÷ the long row's alone | **{long:.2f}** |")
+        short, long = speed_ratios(full)
+        print(f"| time per token of 64 tokens beside 32,000 ÷ the short row's alone | **{short:.2f}** |")
+        print(f"| the same of the long row | **{long:.2f}** |")
         for bits in given.kv_bits:
             ratio = load(bits).row_cost.per_token / full.row_cost.per_token
             print(f"| bytes of a token with `--kv-bits {bits}` ÷ {given.dtype} | **{ratio:.2f}** |")

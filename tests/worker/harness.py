@@ -15,6 +15,7 @@ from mlx_server_nano.worker.channel import Inbox
 from mlx_server_nano.worker.compiled import CompiledStep
 from mlx_server_nano.worker.draft_model import DraftModel
 from mlx_server_nano.worker.engine import Engine, Incoming
+from mlx_server_nano.worker.pace import Pace
 from mlx_server_nano.worker.prompts import Tokenizing
 
 GREEDY = Sampling(temperature=0)
@@ -58,13 +59,16 @@ class Driver:
         loaded: loader.LoadedModel,
         draft_model: DraftModel | None = None,
         compiled: CompiledStep | None = None,
+        pace: Pace | None = None,
         **options: Any,
     ) -> None:
+        """pace: None: every row takes every step, however long they take."""
         self.loaded = loaded
         self.recorder = Recorder()
         self.inbox: Inbox[Incoming] = Inbox()
         settings = LoadOptions(log_name="test", **{"speculation": False, **options})
         self.engine = Engine(loaded, settings, self.recorder, self.inbox, draft_model, compiled=compiled)  # type: ignore[arg-type]
+        self.engine._batch.pace = pace
         self.tokenizing = Tokenizing(
             loaded.tokenizer,
             loaded.apply_template,

@@ -18,6 +18,7 @@ from mlx_server_nano.worker.compiled import CompiledStep, plain_step
 from mlx_server_nano.worker.drafts import Drafts, Verifying
 from mlx_server_nano.worker.group import Caches, Group, Row
 from mlx_server_nano.worker.joint import ranges
+from mlx_server_nano.worker.pace import Pace
 from mlx_server_nano.worker.prefix import Entry
 from mlx_server_nano.worker.ranks import ALONE, Ranks
 from mlx_server_nano.worker.reuse import Reuse
@@ -62,6 +63,7 @@ class Batch:
         self._padding_limit = padding_limit
         self._ranks = ranks
         self._promised = 0
+        self.pace = None if ranks.several else Pace()  # what it measures differs between machines
         self.groups: list[Group] = []
 
     @property
@@ -99,6 +101,11 @@ class Batch:
             group.close_gaps(tight=tight)
         if tight:
             mx.eval([slots.arrays(mine) for group in self.groups for mine in group.caches])
+
+    @property
+    def due(self) -> list[Group]:
+        """The groups that take the next step."""
+        return list(self.groups) if self.pace is None else self.pace.due(list(self.groups))
 
     def passes(self, groups: list[Group]) -> list[list[Group]]:
         """These groups by the forward pass that they share. A cache without a token has no shape yet, and stays alone."""

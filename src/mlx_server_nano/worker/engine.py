@@ -20,7 +20,6 @@ from mlx_server_nano.worker.admission import Admission
 from mlx_server_nano.worker.batch import Batch
 from mlx_server_nano.worker.channel import Channel, Inbox
 from mlx_server_nano.worker.compiled import CompiledStep, Compiles
-from mlx_server_nano.worker.costs import Shape
 from mlx_server_nano.worker.disk import Fetched, Written, disk_tier
 from mlx_server_nano.worker.draft_model import DraftModel
 from mlx_server_nano.worker.drafts import Drafts
@@ -119,12 +118,13 @@ class Engine:
             self._take_in(message)
         # Drafts go on from the last tokens, so these must be known before the next step is launched.
         first = [step for step in self._launched if step.drafts is not None or self._hopes(step.group)]
-        shapes = [step.shape for step in self._launched]
-        self._launched = [step for step in self._launched if step not in first]
+        launched = self._launched
+        self._launched = [step for step in launched if step not in first]
         self._read(first)
         passes = list(self._launch())
         self._read(self._launched)
-        self._note_duration(shapes, ahead=not first)
+        self._note_duration(launched if self._only_decoding else [], ahead=not first)
+        del launched, first  # what they hold is to be free when this turn is the last
         self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
         self._resume_interrupted()
         # Before the prefill, which may take as long as several steps.
@@ -213,7 +213,7 @@ class Engine:
         self._batch.settle(joining)
         self._make_room()
         plain = []
-        for group in list(self._batch.groups):
+        for group in self._batch.due:
             try:
                 drafts = self._speculator.drafts(group, self._batch.rows)
             except Exception as error:
@@ -335,10 +335,11 @@ class Engine:
     def _hopes(self, group: Group) -> bool:
         return self._speculator.reads_first(group, self._batch.rows)
 
-    def _note_duration(self, shapes: list[Shape], *, ahead: bool) -> None:
-        """shapes: of the steps just read. ahead: the next step was launched before they were."""
-        only = shapes[0] if len(shapes) == 1 and self._only_decoding else None
-        self._speculator.costs.mark(only, ahead=ahead)
+    def _note_duration(self, read: list[LaunchedStep], *, ahead: bool) -> None:
+        """ahead: the next step was launched before these were read."""
+        self._speculator.costs.mark(read[0].shape if len(read) == 1 else None, ahead=ahead)
+        if self._batch.pace is not None:
+            self._batch.pace.mark([step.group for step in read], ahead=ahead)
 
     def _prefill(self, decoding: list[Sequence], budget: int) -> None:
         self._events += self._prefiller.admit(decoding)

@@ -78,6 +78,11 @@ class Group:
         return [len(sequence) for sequence in self.sequences if sequence.wants_step]
 
     @property
+    def reach(self) -> int:
+        """Key positions that a step reads, with padding."""
+        return len(self) * max(len(sequence) for sequence in self.sequences)
+
+    @property
     def part(self) -> Part:
         """All rows, for a forward pass."""
         return Part(self.caches, [len(sequence) for sequence in self.sequences])
