@@ -71,6 +71,11 @@ class Batch:
         return sum(1 for group in self.groups for sequence in group.sequences if sequence.wants_step)
 
     @property
+    def settled(self) -> bool:
+        """Whether there are rows, and every one goes on."""
+        return bool(self.groups) and all(row.wants_step for group in self.groups for row in group.sequences)
+
+    @property
     def growth(self) -> int:
         """Bytes that the next step adds."""
         return sum(group.growth() for group in self.groups)
@@ -85,6 +90,8 @@ class Batch:
         """Drop finished rows and place the new ones. Called between steps, before the next is launched. tight: memory is
         short, and what is given up shall be free now."""
         self._promised = 0
+        if len(self.groups) == 1 and self.settled and not joining and not tight:
+            return
         for group in self.groups:
             for index, sequence in enumerate(group.sequences):
                 if not sequence.wants_step:

@@ -132,10 +132,10 @@ class Engine:
         decoding = self._decoding()
         budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
         self._only_decoding = self._prefiller.idle and self._embedder.idle
-        self._prefill(decoding, budget)
-        self._embed(budget)
-        if self._speculator.prepare(self._batch.groups, budget):
-            self._only_decoding = False
+        if not self._only_decoding:
+            self._prefill(decoding, budget)
+            self._embed(budget)
+        self._only_decoding &= not self._speculator.prepare(self._batch.groups, budget)
         self._reuse.step()
         if self.idle:
             self._try_out()
