@@ -13,6 +13,7 @@ from msgspec import Struct
 from benchmarks import figures, jobs, load, prompts
 from benchmarks.figures import Answer
 from benchmarks.jobs import BareJob, BareReport, LoadJob, LoadReport, Scenario
+from benchmarks.rounds import Round
 from benchmarks.servers import Contestant, Server, environment, help_seconds, running
 from mlx_server_nano.config import Settings
 
@@ -24,7 +25,8 @@ _SECONDS: Final = 240.0
 
 class Sizes(Struct, frozen=True, kw_only=True):
     """How much is asked. Lengths are in tokens. streams: how many run beside the probes, which are `probes` short requests and
-    the long prompt; stream_output: their length at most, as they are cut when the probes are through."""
+    the long prompt; stream_output: their length at most, as they are cut when the probes are through. batch: how many
+    requests each server decodes together; None: its default, which is 32 for both."""
 
     clients: tuple[int, ...]
     prompt: int
@@ -35,28 +37,13 @@ class Sizes(Struct, frozen=True, kw_only=True):
     probes: int
     connections: int
     rounds: int
+    batch: int | None = None
 
 
-class Record(Struct, frozen=True, kw_only=True):
-    """What one contestant showed in one round: figures by `report`'s keys, and every request behind them as `[time to first
-    token, total time, tokens, prompt tokens, of these cached, arrivals, largest gap]`."""
-
-    figures: dict[str, float | None]
-    troubles: dict[str, dict[str, int]]
-    requests: dict[str, list[tuple[float, float, int, int, int, int, float]]]
-
-
-class Round:
-    """Collects a contestant's figures."""
-
+class _SizedRound(Round):
     def __init__(self, model: Path, sizes: Sizes) -> None:
-        self._model = model
+        super().__init__(model)
         self._sizes = sizes
-        self._tokens_per_word = prompts.tokens_per_word(model)
-        self.record = Record(figures={}, troubles={}, requests={})
-
-    def words(self, tokens: int) -> int:
-        return max(1, round(tokens / self._tokens_per_word))
 
     def requests_of(self, clients: int) -> int:
         """A single client's figure needs more than one request's worth of time."""
@@ -69,23 +56,9 @@ class Round:
         self.record.figures[f"full_batch.{clients}"] = figures.full_batch_rate(answers, clients)
         self.note_requests(f"saturate.{clients}", answers)
 
-    def note_requests(self, name: str, answers: list[Answer]) -> None:
-        self.record.requests[name] = [
-            (
-                round(a.first, 5),
-                round(a.arrivals[-1] - a.sent, 5),
-                a.tokens,
-                a.prompt_tokens,
-                a.cached_tokens,
-                len(a.arrivals),
-                round(max(a.gaps, default=0.0), 5),
-            )
-            for a in answers
-        ]
 
-
-class BareRound(Round):
-    def run(self) -> Record:
+class BareRound(_SizedRound):
+    def play(self) -> None:
         sizes = self._sizes
         job = BareJob(
             model=str(self._model),
@@ -104,22 +77,22 @@ class BareRound(Round):
             noted["first_token_idle"] = figures.middle(answer.first for answer in reported.answers[1])
         noted["long_first_token"] = reported.long.first
         noted["mlx_bytes"] = reported.memory_bytes
-        return self.record
 
 
-class ServerRound(Round):
-    def __init__(self, contestant: Contestant, model: Path, sizes: Sizes) -> None:
+class ServerRound(_SizedRound):
+    def __init__(self, contestant: Contestant, model: Path, sizes: Sizes, *, footprint: bool) -> None:
+        """footprint: also start the server just to see what it takes without a model."""
         super().__init__(model, sizes)
         self._contestant = contestant
+        self._with_footprint = footprint
         self._seed = 0
 
-    def run(self, *, footprint: bool) -> Record:
-        """footprint: also start the server just to see what it takes without a model."""
+    def play(self) -> None:
         noted = self.record.figures
         noted["help"] = help_seconds(self._contestant)
-        if footprint:
+        if self._with_footprint:
             self._footprint()
-        with running(self._contestant, self._model) as server:
+        with running(self._contestant, self._model, *self._contestant.batch(self._sizes.batch)) as server:
             noted["listening"] = server.wait_listening()
             noted["cold_first_token"] = self._cold(server)
             self._warm_up(server)
@@ -131,7 +104,6 @@ class ServerRound(Round):
             self._connections(server)
             memory = server.memory()
             noted["busy_bytes"], noted["device_bytes"] = memory.resident, memory.device
-        return self.record
 
     def _footprint(self) -> None:
         alone = ["--no-spare-worker"] if self._contestant is Contestant.NANO else []
@@ -147,7 +119,7 @@ class ServerRound(Round):
         """From this process: starting another would be part of the figure."""
         self._say("cold start")
         prompt = prompts.text(-1, self.words(self._sizes.prompt))
-        answer = asyncio.run(load.ask(server.port, str(self._model), prompt, _WARM_UP_TOKENS))
+        answer = asyncio.run(load.ask(server.port, str(self._model), [load.user(prompt)], _WARM_UP_TOKENS))
         return answer.arrivals[0] - server.started
 
     def _warm_up(self, server: Server) -> None:

@@ -10,17 +10,26 @@ from statistics import median
 from msgspec import Struct
 
 
+class TroubleError(Exception):
+    """A request that got no whole answer."""
+
+
+class RefusedError(TroubleError):
+    """A request that was not taken, and may be made again."""
+
+
 class Answer(Struct, frozen=True, kw_only=True):
     """One streamed answer as its reader saw it, times in seconds on one monotonic clock.
 
     arrivals: when text came; pieces that came in one read are one arrival. tokens, prompt_tokens, cached_tokens: from
-    the usage block; a loop without HTTP counts its own."""
+    the usage block; a loop without HTTP counts its own. text: the content alone, without reasoning."""
 
     sent: float
     arrivals: tuple[float, ...]
     tokens: int
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    text: str = ""
 
     @property
     def first(self) -> float:
@@ -52,6 +61,14 @@ def full_batch_rate(answers: Sequence[Answer], rows: int) -> float | None:
             seconds += end - start
             tokens += sum(_tokens_between(answer, start, end) for answer in running)
     return tokens / seconds if seconds else None
+
+
+def rates_together(answers: Sequence[Answer]) -> list[float] | None:
+    """Each answer's tokens per second over the time when all of them were between their first and last token. None if that
+    never was."""
+    start = max(answer.arrivals[0] for answer in answers)
+    end = min(answer.arrivals[-1] for answer in answers)
+    return [_tokens_between(answer, start, end) / (end - start) for answer in answers] if end > start else None
 
 
 def _tokens_between(answer: Answer, start: float, end: float) -> float:

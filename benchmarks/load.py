@@ -1,7 +1,7 @@
 """The load generator: many streaming chat clients in one process, as cheap as they can be.
 
 It shares the machine's cores with the server, so it is a raw reader: httptools cuts the HTTP, msgspec decodes the
-events, and nothing is kept but times. Every request has a connection of its own: `mlx_lm.server` closes them anyway.
+events, and nothing is kept but times and the text. Every request has a connection of its own: `mlx_lm.server` closes them anyway.
 `python -m benchmarks.load` takes a `LoadJob` and gives a `LoadReport`."""
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ import uvloop
 from msgspec import Struct
 
 from benchmarks import jobs, prompts
-from benchmarks.figures import Answer
+from benchmarks.figures import Answer, RefusedError, TroubleError
 from benchmarks.jobs import LoadJob, LoadReport, Scenario
+
+Message = dict[str, str]
+"""As it is sent: `role` and `content`."""
 
 OnText = Callable[[float], None]
 """Called with the time when text has come."""
@@ -32,12 +35,8 @@ _STREAMING: Final = 8
 def _ignore(now: float) -> None: ...
 
 
-class TroubleError(Exception):
-    """A request that got no whole answer."""
-
-
-class RefusedError(TroubleError):
-    """A request that was not taken, and may be made again."""
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
 
 
 class _Delta(Struct):
@@ -73,6 +72,7 @@ class EventReader:
         self._decoder = msgspec.json.Decoder(_Chunk)
         self._buffer = b""
         self.usage: _Usage | None = None
+        self.content: list[str] = []
         self.ended = False
 
     def feed(self, data: bytes) -> bool:
@@ -91,8 +91,9 @@ class EventReader:
                 raise TroubleError("error in the stream")
             self.usage = chunk.usage or self.usage
             for choice in chunk.choices:
-                delta = choice.delta
-                text |= delta is not None and bool(delta.content or delta.reasoning or delta.reasoning_content)
+                if delta := choice.delta:
+                    text |= bool(delta.content or delta.reasoning or delta.reasoning_content)
+                    self.content.append(delta.content or "")
         return text
 
 
@@ -161,15 +162,16 @@ class _Exchange(asyncio.Protocol):
             tokens=usage.completion_tokens,
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=(details.cached_tokens or 0) if details else 0,
+            text="".join(self._events.content),
         )
 
 
-async def ask(port: int, model: str, prompt: str, output_tokens: int, on_text: OnText = _ignore) -> Answer:
+async def ask(port: int, model: str, messages: list[Message], output_tokens: int, on_text: OnText = _ignore) -> Answer:
     """One streamed, greedy chat completion. Raises TroubleError."""
     body = json.dumps(
         {
             "model": model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": messages,
             "max_tokens": output_tokens,
             "temperature": 0,
             "stream": True,
@@ -212,7 +214,7 @@ class Clients:
         while True:
             try:
                 async with asyncio.timeout_at(self._deadline):
-                    return await ask(job.port, job.model, prompt, output_tokens, on_text)
+                    return await ask(job.port, job.model, [user(prompt)], output_tokens, on_text)
             except TimeoutError:
                 self._note("no answer in time")
                 return None

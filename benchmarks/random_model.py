@@ -3,8 +3,9 @@
     python -m benchmarks.random_model 8B FOLDER --tokenizer TOKENIZER_FOLDER
 
 Without a tokenizer to take, a byte-level BPE is trained on the spot. Greedy output runs to the token limit and every
-token is visible text: the head's rows of all other ids (end of sequence, special tokens, padding, pieces of characters)
-are zero, so their logits are 0 and never the largest. Nothing is asked of a server for that."""
+token is visible text that stays the same token beside any other, so that an answer that is sent back becomes the tokens
+that it was: the head's rows of all other ids (end of sequence, special tokens, padding, pieces of characters) are zero, so
+their logits are 0 and never the largest. Nothing is asked of a server for that."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import argparse
 import json
 import math
 import shutil
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +23,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.models import qwen3
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from benchmarks import prompts
 
@@ -30,6 +32,9 @@ _TEMPLATE: Final = (
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
 _END: Final = "<|end|>"
+# As newer tokenizers have it: letters with the one mark or space before them, digits one by one, other marks, white space.
+_PIECES: Final = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_ENOUGH: Final = 100
 _TRAINING_WORDS: Final = 60_000
 _TRAINED_ENTRIES: Final = 4096
 
@@ -85,7 +90,7 @@ def build(folder: Path, shape: Shape, *, dtype: str = "bfloat16", bits: int = 0)
 
     mx.random.seed(0)
     model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
-    keep = mx.array(_visible(entries, shape.vocab_size)[:, None])
+    keep = mx.array(_reachable(entries, shape.vocab_size)[:, None])
     head = "model.embed_tokens.weight" if shape.tied else "lm_head.weight"
 
     def initial(path: str, weight: Any) -> Any:
@@ -127,7 +132,12 @@ def _config(shape: Shape, end: int, dtype: str) -> dict[str, Any]:
 
 def _train_tokenizer(folder: Path, entries: int) -> None:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=entries,
@@ -135,7 +145,8 @@ def _train_tokenizer(folder: Path, entries: int) -> None:
         special_tokens=["<|start|>", _END],
         show_progress=False,
     )
-    tokenizer.train_from_iterator([prompts.text(0, _TRAINING_WORDS)], trainer)
+    text = prompts.text(0, _TRAINING_WORDS)
+    tokenizer.train_from_iterator([text, text.replace(" ", "_")], trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
         json.dumps(
@@ -149,15 +160,18 @@ def _train_tokenizer(folder: Path, entries: int) -> None:
     )
 
 
-def _visible(tokenizer: Any, vocab_size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """`[vocab_size]`: the ids whose text stands for itself, alone and anywhere: printable ASCII and no added token."""
-    visible = np.zeros(vocab_size, dtype=np.bool_)
+def _reachable(tokenizer: Any, vocab_size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """`[vocab_size]`: the ids of an ASCII punctuation mark and letters, as `_name`, if the tokenizer cuts text before the mark;
+    else, if there are hardly any, all ids of printable ASCII."""
+    visible, marked = np.zeros((2, vocab_size), dtype=np.bool_)
     added = tokenizer.get_added_tokens_decoder()
     for token_id in range(min(vocab_size, tokenizer.get_vocab_size())):
-        if token_id not in added:
-            text = tokenizer.decode([token_id])
-            visible[token_id] = text.isascii() and text.isprintable() and text.strip() != ""
-    return visible
+        text = tokenizer.decode([token_id]) if token_id not in added else ""
+        visible[token_id] = text.isascii() and text.isprintable() and text.strip() != ""
+        if visible[token_id] and text[0] in string.punctuation and text[1:].isalpha():
+            ids = tokenizer.encode(f"\n{text}{text}", add_special_tokens=False).ids
+            marked[token_id] = ids[-2:] == [token_id, token_id]
+    return marked if marked.sum() >= _ENOUGH else visible
 
 
 def main() -> None:

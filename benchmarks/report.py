@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +19,7 @@ def _count(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
 
 
-def _milliseconds(value: float) -> str:
+def milliseconds(value: float) -> str:
     return f"{_count(1000 * value)} ms"
 
 
@@ -26,11 +27,11 @@ def _microseconds(value: float) -> str:
     return f"{_count(1e6 * value)} µs"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _mebibytes(value: float) -> str:
+def mebibytes(value: float) -> str:
     return f"{value / (1 << 20):,.0f} MiB"
 
 
@@ -45,25 +46,25 @@ class Row:
 
 
 _TIMES: Final = (
-    Row("first_token_idle", "time to first token, idle", _milliseconds),
-    Row("first_token_loaded", "time to first token beside running streams", _milliseconds),
-    Row("long_first_token", "time to first token of the long prompt, idle", _milliseconds),
-    Row("long_first_token_loaded", "time to first token of the long prompt beside running streams", _milliseconds),
-    Row("gap_median", "median gap in running streams", _milliseconds),
-    Row("gap_largest", "largest gap when the long prompt arrives", _milliseconds),
+    Row("first_token_idle", "time to first token, idle", milliseconds),
+    Row("first_token_loaded", "time to first token beside running streams", milliseconds),
+    Row("long_first_token", "time to first token of the long prompt, idle", milliseconds),
+    Row("long_first_token_loaded", "time to first token of the long prompt beside running streams", milliseconds),
+    Row("gap_median", "median gap in running streams", milliseconds),
+    Row("gap_largest", "largest gap when the long prompt arrives", milliseconds),
     Row("gap_largest_in_medians", "the same in median gaps"),
-    Row("gap_allowed", "twice the median gap and one prefill chunk", _milliseconds, compared=False),
-    Row("help", "`--help`", _milliseconds),
-    Row("listening", "start until listening", _milliseconds),
-    Row("cold_first_token", "start until the first token", _milliseconds),
+    Row("gap_allowed", "twice the median gap and one prefill chunk", milliseconds, compared=False),
+    Row("help", "`--help`", milliseconds),
+    Row("listening", "start until listening", milliseconds),
+    Row("cold_first_token", "start until the first token", milliseconds),
 )
 _MEMORY: Final = (
-    Row("idle_bytes", "memory without a model (this server: no spare worker)", _mebibytes),
-    Row("spare_bytes", "memory without a model, spare worker ready", _mebibytes),
-    Row("loaded_bytes", "memory, model loaded", _mebibytes),
-    Row("busy_bytes", "memory after all loads", _mebibytes),
-    Row("device_bytes", "GPU memory after all loads", _mebibytes),
-    Row("mlx_bytes", "MLX's own peak", _mebibytes),
+    Row("idle_bytes", "memory without a model (this server: no spare worker)", mebibytes),
+    Row("spare_bytes", "memory without a model, spare worker ready", mebibytes),
+    Row("loaded_bytes", "memory, model loaded", mebibytes),
+    Row("busy_bytes", "memory after all loads", mebibytes),
+    Row("device_bytes", "GPU memory after all loads", mebibytes),
+    Row("mlx_bytes", "MLX's own peak", mebibytes),
 )
 
 
@@ -76,7 +77,7 @@ def rows(clients: Sequence[int], connections: int) -> list[Row]:
         *_MEMORY,
         Row("connections_answered", f"answered of {connections} clients at once", compared=False),
         Row("gateway_cpu", "the gateway's CPU time per token at the most clients", _microseconds, compared=False),
-        Row("generator_share", "the load generator's share of a core meanwhile", _percent, compared=False),
+        Row("generator_share", "the load generator's share of a core meanwhile", percent, compared=False),
     ]
 
 
@@ -84,18 +85,20 @@ def _clients(n: int) -> str:
     return "1 client" if n == 1 else f"{n} clients"
 
 
-def table(wanted: Sequence[Row], nano: Rounds, rival: Rounds, bare: Rounds) -> str:
-    """Markdown. A row that nobody measured is left out; a cell without a measurement is empty."""
+def table(wanted: Sequence[Row], columns: Mapping[str, Rounds]) -> str:
+    """Markdown: the ratios of the first column to each of the others, then all columns. A row that nobody measured is left out;
+    a cell without a measurement is empty."""
+    (_, ours), *others = columns.items()
     lines = [
-        "| | ÷ `mlx_lm.server` | ÷ bare loop | this server | `mlx_lm.server` | bare loop |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| | {' | '.join([*(f'÷ {name}' for name, _ in others), *columns])} |",
+        f"|---|{(len(others) + len(columns)) * '---:|'}",
     ]
     for row in wanted:
-        ours, theirs, loops = ([figures.get(row.key) for figures in rounds] for rounds in (nano, rival, bare))
-        values = [middle(measured) for measured in (ours, theirs, loops)]
+        first, *rest = ([figures.get(row.key) for figures in rounds] for rounds in (ours, *(r for _, r in others)))
+        values = [middle(measured) for measured in (first, *rest)]
         if all(value is None for value in values):
             continue
-        ratios = [ratio(ours, other) if row.compared else None for other in (theirs, loops)]
+        ratios = [ratio(first, other) if row.compared else None for other in rest]
         cells = [
             row.label,
             *("" if value is None else f"**{value:.2f}**" for value in ratios),
@@ -103,3 +106,13 @@ def table(wanted: Sequence[Row], nano: Rounds, rival: Rounds, bare: Rounds) -> s
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def troubles(columns: Mapping[str, Sequence[Mapping[str, Mapping[str, int]]]]) -> str:
+    """A line for everything that went wrong, over all rounds; empty if nothing did."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for name, rounds in columns.items():
+        for met in rounds:
+            for load, kinds in met.items():
+                counts.update({(name, load, kind): times for kind, times in kinds.items()})
+    return "\n".join(f"- {name}, {load}: {times} × {kind}" for (name, load, kind), times in counts.items())

@@ -43,6 +43,11 @@ class Contestant(StrEnum):
             return [*common, "--model-cache-dir", str(cache), "--no-speculation"]
         return [*common, "--model", str(model)] if model else common
 
+    def batch(self, rows: int | None) -> list[str]:
+        """Flags for how many requests decode together; none for its default."""
+        flag = "--max-batch-size" if self is Contestant.NANO else "--decode-concurrency"
+        return [] if rows is None else [flag, str(rows)]
+
 
 class Memory(msgspec.Struct, frozen=True):
     """Bytes. resident: of all the server's processes together. device: on the GPU, None without one."""

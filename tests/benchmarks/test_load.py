@@ -1,5 +1,6 @@
 import pytest
-from benchmarks.load import EventReader, TroubleError
+from benchmarks.figures import TroubleError
+from benchmarks.load import EventReader
 
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'
 TEXT = b'data: {"choices":[{"delta":{"content":"hi"}}],"usage":null}\n\n'
@@ -16,6 +17,7 @@ def test_only_text_counts_as_an_arrival():
     assert reader.usage is not None
     assert reader.usage.completion_tokens == 5
     assert not reader.ended
+    assert "".join(reader.content) == "hi"
     reader.feed(DONE)
     assert reader.ended
 
@@ -29,7 +31,9 @@ def test_pieces_of_any_size(size):
 
 
 def test_reasoning_is_text():
-    assert EventReader().feed(b'data: {"choices":[{"delta":{"reasoning":"hm"}}]}\n\n')
+    reader = EventReader()
+    assert reader.feed(b'data: {"choices":[{"delta":{"reasoning":"hm"}}]}\n\n')
+    assert "".join(reader.content) == ""
 
 
 def test_an_error_in_the_stream_is_trouble():

@@ -6,11 +6,10 @@ import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from mlx_server_nano import __version__
 from mlx_server_nano.worker import memory
-
-_BUILD: Final = ("mlx-server-nano", "mlx", "mlx-lm")
 
 
 def fingerprint(folder: Path, caches: list[Any], adapter: Path | None = None) -> str:
@@ -20,7 +19,7 @@ def fingerprint(folder: Path, caches: list[Any], adapter: Path | None = None) ->
     Weights count by name, size and time of their last change, as reading them all would take as long as loading them."""
     files = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".py")]
     facts = {
-        "build": {name: version(name) for name in _BUILD},
+        "build": {"mlx-server-nano": __version__, **{name: version(name) for name in ("mlx", "mlx-lm")}},
         "backend": memory.device().backend,
         "config": (folder / "config.json").read_text(encoding="utf-8"),
         "files": sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files),
