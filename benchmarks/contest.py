@@ -17,7 +17,7 @@ from benchmarks.rounds import Round
 from benchmarks.servers import Contestant, Server, environment, help_seconds, running
 from mlx_server_nano.config import Settings
 
-_WARM_UP_TOKENS: Final = 8
+_WARM_UP_TOKENS: Final = 24
 _CONNECTION_TOKENS: Final = 8
 _CONNECTION_SECONDS: Final = 60.0
 _SECONDS: Final = 240.0
@@ -95,6 +95,7 @@ class ServerRound(_SizedRound):
         with running(self._contestant, self._model, *self._contestant.batch(self._sizes.batch)) as server:
             noted["listening"] = server.wait_listening()
             noted["cold_first_token"] = self._cold(server)
+            server.wait_idle()
             self._warm_up(server)
             # This server starts its next spare worker meanwhile, which must not take part in what follows.
             noted["loaded_bytes"] = server.settled_memory().resident
@@ -123,8 +124,8 @@ class ServerRound(_SizedRound):
         return answer.arrivals[0] - server.started
 
     def _warm_up(self, server: Server) -> None:
-        most = max(self._sizes.clients)
-        self._load("warm-up", server, Scenario.SATURATE, clients=most, output_tokens=_WARM_UP_TOKENS)
+        for clients in self._sizes.clients:
+            self._load("warm-up", server, Scenario.SATURATE, clients=clients, output_tokens=_WARM_UP_TOKENS)
         self._load("warm-up, long", server, Scenario.STALL, clients=0, long_words=self.words(self._sizes.long_prompt))
 
     def _rates(self, server: Server) -> None:

@@ -23,7 +23,7 @@ from benchmarks.rounds import Round
 from benchmarks.servers import Contestant, Server, running
 
 _SECONDS: Final = 300.0
-_WARM_UP_TOKENS: Final = 16
+_FIRST_TOKENS: Final = 8
 _UNDER_WAY: Final = 8
 _RETRY_PAUSE: Final = 0.1
 
@@ -99,7 +99,7 @@ class TalkRound(Round):
     def play(self) -> None:
         noted = self.record.figures
         with running(self._contestant, self._model) as server:
-            server.wait_listening()
+            _get_ready(server, self._model)
             for seed in (2 * self._seed, 2 * self._seed + 1):
                 conversation = Conversation(self._model, self._talk, self.words, seed)
                 answers: list[Answer] = []
@@ -137,15 +137,15 @@ class RestartRound(Round):
             )
             started = time.monotonic()
             with running(Contestant.NANO, self._model, *flags) as server:
-                server.wait_listening()
+                _get_ready(server, self._model)
                 conversation.say(server)
                 stopping = time.monotonic()
             self.record.figures["stop"] = time.monotonic() - stopping
             _say(self._contestant, "first turn, and stopped", started)
             started = time.monotonic()
             with running(Contestant.NANO, self._model, *flags) as server:
-                server.wait_listening()
-                other.say(server)  # the model is loaded, and its kernels for such lengths are compiled
+                _get_ready(server, self._model)
+                other.say(server)  # kernels of a GPU for such lengths are compiled
                 self._note("restart", conversation.say(server))
                 unloading = time.monotonic()
                 _unload(server, self._model)
@@ -171,9 +171,9 @@ class LengthsRound(Round):
     def play(self) -> None:
         noted, short, long = self.record.figures, self._lengths.short, (self._lengths.long,)
         with running(self._contestant, self._model) as server:
-            server.wait_listening()
+            _get_ready(server, self._model)
             for lengths in ((*long, *short), short):
-                self._stream(server, "warm-up", lengths, _WARM_UP_TOKENS)
+                self._stream(server, "warm-up", lengths, self._lengths.output)
             apart, alone = (self._stream(server, "apart", lengths, self._lengths.output) for lengths in (short, long))
             before = server.memory()
             answers = self._stream(server, "together", (*long, *short), self._lengths.output)
@@ -217,6 +217,13 @@ async def _together(server: Server, model: Path, texts: list[str], tokens: int) 
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+def _get_ready(server: Server, model: Path) -> None:
+    """With the model loaded, and whatever is done when it is first at rest."""
+    server.wait_listening()
+    asyncio.run(ask(server, model, [load.user("hello")], _FIRST_TOKENS))
+    server.wait_idle()
 
 
 def _mean(rates: Sequence[float] | None) -> float | None:

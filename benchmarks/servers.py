@@ -23,6 +23,8 @@ _START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.002
 _SETTLE_SECONDS: Final = 60.0
+_IDLE_SECONDS: Final = 2.0
+_IDLE_SHARE: Final = 0.1
 
 
 class Contestant(StrEnum):
@@ -79,6 +81,15 @@ class Server:
                 return time.monotonic() - self.started
             time.sleep(_POLL_SECONDS)
         raise RuntimeError(f"the server did not listen within {_START_SECONDS:.0f} s")
+
+    def wait_idle(self) -> None:
+        """Until its processes hardly take CPU time: this server tries out how to decode when a model is first at rest."""
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            _, before = self.cpu_seconds()
+            time.sleep(_IDLE_SECONDS)
+            if self.cpu_seconds()[1] - before < _IDLE_SHARE * _IDLE_SECONDS:
+                return
 
     def memory(self) -> Memory:
         device = _device_used()
