@@ -194,13 +194,14 @@ class LengthsRound(Round):
         as many tokens so as to outlast them."""
         started = time.monotonic()
         texts = [prompts.text(next(self._seeds), self.words(length)) for length in lengths]
-        answers = asyncio.run(_together(server, self._model, texts, tokens))
+        answers = asyncio.run(together(server, self._model, texts, tokens))
         self.note_requests(f"{name}.{len(texts)}", answers)
         _say(self._contestant, f"{name}, {'+'.join(map(str, lengths))} tokens", started)
         return answers
 
 
-async def _together(server: Server, model: Path, texts: list[str], tokens: int) -> list[Answer]:
+async def together(server: Server, model: Path, texts: list[str], tokens: int) -> list[Answer]:
+    """The others are sent once the first is under way, or over. Raises TroubleError."""
     under_way, pieces = asyncio.Event(), itertools.count(1)
 
     def on_text(now: float) -> None:

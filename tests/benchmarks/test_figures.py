@@ -1,5 +1,5 @@
 import pytest
-from benchmarks.figures import Answer, full_batch_rate, gaps_within, middle, ratio, throughput
+from benchmarks.figures import Answer, full_batch_rate, gaps_within, middle, rates_together, ratio, throughput
 
 
 def answer(sent: float, *arrivals: float, tokens: int | None = None) -> Answer:
@@ -21,6 +21,12 @@ def test_full_batch_rate_leaves_out_ragged_ends():
     early = answer(0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
     late = answer(0.0, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
     assert full_batch_rate([early, late], 2) == pytest.approx(4.0)
+
+
+def test_rates_together_count_while_all_answers_run():
+    slow, fast = answer(0.0, 1.0, 2.0, 3.0, 4.0, 5.0), answer(0.0, 2.0, 2.5, 3.0, 3.5, 4.0)
+    assert rates_together([slow, fast]) == pytest.approx([1.0, 2.0])
+    assert rates_together([slow, answer(0.0, 5.0, 6.0)]) is None
 
 
 def test_full_batch_rate_counts_tokens_not_pieces():
