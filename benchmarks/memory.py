@@ -95,8 +95,9 @@ class Rows:
     def _row(self, length: int) -> Row:
         caches = self._loaded.new_caches()
         shape = (1, _SHAPE.kv_heads, length, _SHAPE.head_dim)
+        dtype = self._loaded.model.model.embed_tokens.weight.dtype
         for cache in caches:
-            cache.update_and_fetch(mx.random.normal(shape), mx.random.normal(shape))
+            cache.update_and_fetch(mx.random.normal(shape, dtype), mx.random.normal(shape, dtype))
             mx.eval(slots.arrays(cache))
         sequence = Sequence(
             request_id=0,

@@ -48,7 +48,7 @@ DRAW: Final[Mapping[Skill, Callable[[Source], Conversation]]] = {
 SHARES: Final[Mapping[Skill, float]] = {
     Skill.SMALL_TALK: 4,
     Skill.LIMITS: 1,
-    Skill.PERSONA: 3,
+    Skill.PERSONA: 6,
     Skill.PASSAGE: 8,
     Skill.ARITHMETIC: 10,
     Skill.CONVERSION: 9,
@@ -57,7 +57,7 @@ SHARES: Final[Mapping[Skill, float]] = {
     Skill.EXTRACTION: 8,
     Skill.TOOL_CHOICE: 20,
     Skill.TOOL_STRUCTURE: 11,
-    Skill.TOOL_PARALLEL: 16,
+    Skill.TOOL_PARALLEL: 20,
     Skill.TOOL_NONE: 8,
     Skill.TOOL_RESULT: 4,
     Skill.TOOL_STEPS: 6,

@@ -34,9 +34,12 @@ WHO: Final = (
     "[|Please |Can you ]tell me [who you are|about yourself|your name|what you do][| please| now]",
 )
 ROLE_PROMPTS: Final = (
-    "You are {name}, a {mood} {role} [from|in] {place}.[| Stay in this role.| Answer as {name}.| Never leave your role.]",
-    "[Act as|Play|You play|Pretend to be] {name}, a {mood} {role} [from|in] {place}.[| Be brief.| Keep to it.]",
-    "Your name is {name}. You [are|work as] a {mood} {role} [from|in] {place}.[| Speak as {name}.| Be friendly.]",
+    "You are {who}.[| Stay in this role.| Answer in this role.| Never leave your role.| Be brief.]",
+    "[Act as|Play|Pretend to be|You play|Be|Speak as] {who}.[| Be brief.| Keep to it.| Stay in this role.]",
+)
+NAMED_ROLE_PROMPTS: Final = (
+    *ROLE_PROMPTS,
+    "Your name is {name}. You [are|work as] {what}.[| Speak as {name}.| Be friendly.]",
 )
 
 LANGUAGES: Final = {
@@ -135,10 +138,23 @@ Part = tuple[str, str, str, Check, str]  # system prompt, user's words, answer, 
 
 
 def _role(source: Source) -> Part:
-    name, mood, role, place = source.name(), source.choice(MOODS), source.choice(words.JOBS), source.place()
-    prompt = source.wording(ROLE_PROMPTS, name=name, mood=mood, role=role, place=place)
-    answer = f"I am {name}, a {mood} {role} from {place}."
-    return prompt, source.wording(WHO), answer, Says((name, role, place)), f"I am {name}. I stay in the role."
+    """With a name, a mood and a place or without; moods and jobs are made up at times, so that they are copied."""
+    name = source.name() if source.chance(0.75) else ""
+    mood = (source.choice(MOODS) if source.chance(0.6) else source.word()) if source.chance(0.75) else ""
+    role = source.choice(words.JOBS) if source.chance(0.7) else source.word()
+    place = source.place() if source.chance(0.7) else ""
+    what = f"{mood} {role}".strip()
+    what = f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+    where = f" {source.choice(('from', 'in'))} {place}" if place else ""
+    who = f"{name}, {what}{where}" if name else f"{what}{where}"
+    prompt = source.wording(NAMED_ROLE_PROMPTS if name else ROLE_PROMPTS, who=who, name=name, what=what + where)
+    myself = f"I am {name}, {what}" if name else f"I am {what}"
+    answer = f"{myself} from {place}." if place else f"{myself}."
+    check = Says(tuple(part for part in (name, mood, role, place) if part))
+    thought = f"{myself}. I stay in the role."
+    if source.chance(0.7):
+        return prompt, source.wording(WHO), answer, check, thought
+    return prompt, source.wording(SAID["hello"]), f"Hello! {answer} How can I help you?", check, thought
 
 
 def _language(source: Source) -> Part:
