@@ -84,7 +84,7 @@ class Server:
 
     def wait_idle(self) -> None:
         """Until its processes hardly take CPU time: this server tries out how to decode when a model is first at rest."""
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < deadline:
             _, before = self.cpu_seconds()
             time.sleep(_IDLE_SECONDS)
