@@ -340,7 +340,8 @@ def test_input_items_in_pages(server):
     assert (page["first_id"], page["last_id"]) == ("msg_a", "fc_b")
     rest = httpx.get(path, params={"order": "asc", "after": "fc_b"}).json()
     assert ([item["id"] for item in rest["data"]], rest["has_more"]) == (["fco_c"], False)
-    for query in ({"order": "up"}, {"limit": "0"}, {"limit": "x"}, {"after": "nope"}):
+    limits = [{"limit": limit} for limit in ("0", "101", "x", "-1", "9" * 5000)]
+    for query in ({"order": "up"}, *limits, {"after": "nope"}):
         answer = httpx.get(path, params=query)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(query)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mlx_server_nano.models.manager import Manager
 
 _PATH: Final = "/v1/responses"
+_LIMIT: Final = re.compile(r"[1-9][0-9]?|100")
 
 
 def responses_routes(settings: Settings, manager: Manager, gate: Gate) -> list[Route]:
@@ -114,7 +116,7 @@ class KeptResponses:
                 raise InvalidRequestError(f"There is no item {after!r}.", param="after")
             items = items[at + 1 :]
         limit = query.get("limit", "20")
-        if not limit.isdecimal() or not 1 <= int(limit) <= 100:
+        if not _LIMIT.fullmatch(limit):
             raise InvalidRequestError("`limit` must be from 1 to 100.", param="limit")
         page = items[: int(limit)]
         body = ItemList(
