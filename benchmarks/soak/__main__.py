@@ -11,8 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import random
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,10 +29,10 @@ from benchmarks.soak.faults import Faults
 from benchmarks.soak.journal import Journal
 from benchmarks.soak.load import Load
 from benchmarks.soak.rude import RudeClients
-from benchmarks.soak.watch import Quiet, Watch
+from benchmarks.soak.watch import Pause, Quiet, Watch
 
 _FLAGS: Final = (
-    *("--idle-timeout", "4"),
+    *("--idle-timeout", "8"),
     *("--max-memory", "420M"),
     *("--prefix-cache-memory", "16M"),
     *("--prefix-cache-disk", "64M"),
@@ -43,10 +41,12 @@ _FLAGS: Final = (
 )
 _SAMPLE_SECONDS: Final = 2.0
 _REQUEST_SECONDS: Final = 180.0
-# Of the run's time: until when it warms up, when the load rests so that all models unload, and when kills end.
+# Of the run's time: until when it warms up, when the load rests so that all models unload, and when it pauses so that the
+# workers can be compared with themselves; from the last rest on nothing is killed.
 _WARM: Final = 0.12
 _RESTS: Final = (_WARM, 0.36, 0.6)
-_KILLS_END: Final = 0.6
+_CALM: Final = _RESTS[-1]
+_PAUSES: Final = tuple(_CALM + (1 - _CALM) * part / 16 for part in range(1, 17))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,42 +76,38 @@ async def soak(server: servers.Server, models: list[str], minutes: float, seed: 
         clients = Clients(http, models, random.Random(seed))
         rude = RudeClients(server.port, [DEMO, *models], random.Random(seed + 1))
         faults = Faults(http, watch, journal, rude, random.Random(seed + 2))
+        load = Load(clients, rude, journal, random.Random(seed + 3))
         await clients.learn()
         times = Times(time.monotonic(), minutes * 60)
         sampling = asyncio.create_task(_sample(watch))
         quiet: list[Quiet] = []
-        for fraction in (*_RESTS, 1.0):
-            load = Load(clients, rude, journal, random.Random(seed + len(quiet)))
-            injecting = faults.inject(times.at(fraction), times.at(_KILLS_END))
+        pauses: list[Pause] = []
+        for fraction in _RESTS:
+            injecting = faults.inject(times.at(fraction), times.at(_CALM))
             await asyncio.gather(load.run(times.at(fraction)), injecting)
             quiet.append(await watch.rest(http))
-            print(f"{time.monotonic() - times.start:6.0f} s: {quiet[-1]}", file=sys.stderr, flush=True)
+            _say(times, quiet[-1])
+        clients.only([DEMO])  # so that its worker neither makes room for another nor idles
+        rude.only([DEMO])
+        for fraction in _PAUSES:
+            if time.monotonic() < times.at(fraction):
+                await asyncio.gather(load.run(times.at(fraction)), faults.inject(times.at(fraction), times.at(_CALM)))
+                pauses.append(await watch.pause(http))
+                _say(times, pauses[-1])
+        quiet.append(await watch.rest(http))
+        _say(times, quiet[-1])
         sampling.cancel()
-    return report.Run(journal, watch, quiet, minutes, times.at(_WARM), times.at(_KILLS_END))
+    return report.Run(journal, watch, quiet, pauses, minutes, times.at(_WARM))
+
+
+def _say(times: Times, seen: Quiet | Pause) -> None:
+    print(f"{time.monotonic() - times.start:6.0f} s: {seen}", file=sys.stderr, flush=True)
 
 
 async def _sample(watch: Watch) -> None:
     while True:
         watch.look()
         await asyncio.sleep(_SAMPLE_SECONDS)
-
-
-@contextlib.contextmanager
-def serving(folder: Path, shelf: Path, log: Path) -> Iterator[servers.Server]:
-    """A server that keeps its prefixes on `shelf` and writes to `log`; stopped at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    address = ["--host", "127.0.0.1", "--port", str(port)]
-    command = [sys.executable, "-m", "mlx_server_nano.main", *address, *_FLAGS, "--prefix-cache-dir", str(shelf)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=servers.environment(folder / "cache"))
-        server = servers.Server(process, port, time.monotonic(), None)
-        try:
-            server.wait_listening()
-            yield server
-        finally:
-            server.stop()
 
 
 def main() -> None:
@@ -123,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, small_models(Path(name)) as models:
         folder = Path(name)
         shelf, log = folder / "prefixes", given.log or folder / "log"
-        with serving(folder, shelf, log) as server:
+        with servers.serving(folder / "cache", log, *_FLAGS, "--prefix-cache-dir", str(shelf)) as server:
             run = asyncio.run(soak(server, models, given.minutes, given.seed))
         orphans = len(run.watch.left_over())
         findings = report.judge(run, orphans, log.read_text(errors="replace"), shelf)

@@ -79,6 +79,10 @@ class Clients:
             self._known.said[dialect, question] = await put(self._http, dialect, question, stream=False)
         self._known.vector = await self._embed()
 
+    def only(self, models: list[str]) -> None:
+        """Ask for no others from now on."""
+        self._questions = [asked for asked in self._questions if asked[1].model in models]
+
     async def known(self) -> str:
         """A question whose answer is known; returns the model. Raises as `put`, with WrongError for another answer."""
         dialect, question = self._draw.choice(self._questions)

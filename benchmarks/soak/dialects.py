@@ -142,4 +142,4 @@ def _refused(status: int, error: dict[str, Any]) -> RefusedError:
     known = {"The worker process": "worker_died", "needs about": "insufficient_memory", "No worker": "unavailable"}
     message: str = error["message"]
     told = next((code for words, code in known.items() if words in message), None)
-    return RefusedError(status, told or error.get("code"), message)
+    return RefusedError(status, told or error.get("code"), json.dumps(error))

@@ -63,8 +63,9 @@ class Faults:
         workers = self._watch.workers()
         if workers:
             with contextlib.suppress(psutil.NoSuchProcess):
-                self._draw.choice(workers).kill()
-                self._journal.killed(", ".join(sorted(set(states))) or "nothing loaded")
+                victim = self._draw.choice(workers)
+                victim.kill()
+                self._journal.killed(victim.pid, ", ".join(sorted(set(states))) or "nothing loaded")
 
     async def _states(self) -> list[str]:
         found: dict[str, Any] = (await self._http.get("/health")).json()
@@ -74,13 +75,16 @@ class Faults:
         """A worker that does nothing for a moment, as on a machine that swaps."""
         workers = self._watch.workers()
         if workers:
-            frozen = self._draw.choice(workers)
+            frozen, start = self._draw.choice(workers), time.monotonic()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(frozen.pid, signal.SIGSTOP)
                 try:
                     await asyncio.sleep(self._draw.uniform(0.2, 2))
                 finally:
                     os.kill(frozen.pid, signal.SIGCONT)
+                    self._journal.befell(f"worker {frozen.pid} frozen", start)
 
     async def _crowd(self) -> None:
+        start = time.monotonic()
         await self._rude.crowd(_CROWD, 2.0)
+        self._journal.befell("idle connections", start)

@@ -52,10 +52,10 @@ class Load:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await act()
         except TimeoutError:
-            self._journal.hung(name)
+            self._journal.hung(name, sent)
         except RefusedError as error:
             self._journal.refused(name, sent, error)
         except Exception as error:
-            self._journal.failed(name, error)
+            self._journal.failed(name, sent, error)
         else:
             self._journal.done[name] += 1

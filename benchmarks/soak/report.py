@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from typing import Final
 
 from benchmarks.soak.growth import Growth, fit
 from benchmarks.soak.journal import Journal
-from benchmarks.soak.watch import Quiet, Sample, Watch
+from benchmarks.soak.watch import Pause, Quiet, Sample, Watch
 
 # A rise in resident memory that is no growth: a share of the mean, or so many bytes.
 _SHARE: Final = 0.05
 _GATEWAY_BYTES: Final = 6 << 20
-_WORKER_BYTES: Final = (420 + 100) << 20  # the server's memory limit, and what an interpreter takes with its imports
-_LIVED: Final = 0.5  # of the time without kills: what a worker must have lived to be judged
+_WORKER_BYTES: Final = 24 << 20
+# The gateway's threads beside the loop: the event loop's pool for work on files has that many, made when they are needed.
+_THREADS: Final = min(32, (os.cpu_count() or 1) + 4) + 1
 _SHELF_BYTES: Final = 64 << 20
 _FAULTS: Final = re.compile(
     r"Traceback|A request failed|internal error|never awaited|was never retrieved", re.IGNORECASE
@@ -25,14 +27,14 @@ _FAULTS: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """warm: when the samples begin to count; calm: when the kills ended. On time.monotonic's clock."""
+    """warm: when the samples begin to count, on time.monotonic's clock."""
 
     journal: Journal
     watch: Watch
     quiet: list[Quiet]
+    pauses: list[Pause]
     minutes: float
     warm: float
-    calm: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def judge(run: Run, orphans: int, log: str, shelf: Path) -> list[Finding]:
         *_workers(run),
         Finding(
             "gateway's descriptors and threads at rest",
-            all(d <= first.descriptors + 1 and t <= first.threads + 1 for d, t in levels),
+            all(d <= first.descriptors + 1 and t <= _THREADS for d, t in levels),
             ", ".join(f"{quiet.descriptors} and {quiet.threads}" for quiet in run.quiet),
         ),
         Finding(
@@ -71,30 +73,32 @@ def judge(run: Run, orphans: int, log: str, shelf: Path) -> list[Finding]:
 
 
 def _workers(run: Run) -> list[Finding]:
-    """Those that lived for long after the kills had ended."""
-    found = []
-    end = max(sample.at for samples in run.watch.samples.values() for sample in samples)
-    for pid, samples in run.watch.samples.items():
-        late = [sample for sample in samples if sample.at >= run.calm]
-        if pid == run.watch.gateway.pid or not late or late[-1].at - late[0].at < _LIVED * (end - run.calm):
-            continue
-        settled = late[len(late) // 4 :]  # its caches fill first
-        resident = fit([(sample.at, sample.resident) for sample in settled])
-        if resident is not None:
-            # It follows the caches of the rows that run, so what is judged is the most that it takes.
-            most = max(sample.resident for sample in settled)
-            figures = f"{_mebibytes(most)} at most, {_told(resident)}"
-            found.append(Finding(f"worker {pid}'s resident memory", most <= _WORKER_BYTES, figures))
-        descriptors = fit([(sample.at, sample.descriptors) for sample in settled])
-        if descriptors is not None:
-            found.append(
-                Finding(
-                    f"worker {pid}'s descriptors",
-                    descriptors.rise < 2,
-                    f"{descriptors.mean:.1f}, {descriptors.rise:+.1f}",
-                )
-            )
-    return found
+    """Of those that lived longest without a kill: what is resident beside their caches, which come and go with the prompts."""
+    if not run.pauses:
+        return [Finding("workers' resident memory", False, "no pauses")]
+    (lasting, _), *_ = Counter(pause.workers for pause in run.pauses).most_common()
+    pauses = [pause for pause in run.pauses if pause.workers == lasting]
+    settled = pauses[len(pauses) // 2 :]  # what is resident follows the largest batch so far
+    beside = fit([(pause.at, pause.resident - pause.caches) for pause in settled])
+    if beside is None:
+        return [Finding("workers' resident memory", False, f"{len(settled)} pauses with the same workers are too few")]
+    caches = " to ".join(_mebibytes(bound(pause.caches for pause in settled)) for bound in (min, max))
+    descriptors = {
+        pid: fit([(sample.at, sample.descriptors) for sample in run.watch.samples[pid] if sample.at >= settled[0].at])
+        for pid in sorted(lasting)
+    }
+    return [
+        Finding(
+            f"{len(lasting)} workers' resident memory without their caches, at {len(settled)} pauses",
+            beside.within(_SHARE, _WORKER_BYTES),
+            f"{_told(beside)}, caches {caches}",
+        ),
+        Finding(
+            "workers' descriptors",
+            all(growth is not None and growth.rise < 2 for growth in descriptors.values()),
+            ", ".join(f"{growth.mean:.1f} {growth.rise:+.1f}" for growth in descriptors.values() if growth is not None),
+        ),
+    ]
 
 
 def _memory(what: str, samples: list[Sample], least: int) -> Finding:

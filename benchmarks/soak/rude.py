@@ -25,6 +25,10 @@ class RudeClients:
         self._models = models
         self._draw = draw
 
+    def only(self, models: list[str]) -> None:
+        """Ask for no others from now on."""
+        self._models = models
+
     async def leaves(self) -> None:
         """Leaves a stream in its middle, or before it has begun."""
         async with self._asking(400) as (reader, _):

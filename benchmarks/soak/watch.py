@@ -7,13 +7,14 @@ import contextlib
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import psutil
 
 _WORKER: Final = "mlx_server_nano.worker"
 _REST_SECONDS: Final = 90.0
+_PAUSE_SECONDS: Final = 20.0
 _SETTLE_SECONDS: Final = 2.0
 
 
@@ -36,6 +37,18 @@ class Quiet:
     threads: int
     processes: int
     left: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """All workers together while no request runs and a model stays loaded, in bytes. workers: their process ids. caches: what
+    is kept for later requests. used: what the models take as the server reckons."""
+
+    at: float
+    workers: frozenset[int]
+    resident: int
+    caches: int
+    used: int
 
 
 @dataclass(slots=True)
@@ -80,6 +93,20 @@ class Watch:
         alive: list[psutil.Process] = psutil.wait_procs(list(self.seen), timeout=seconds)[1]
         return alive
 
+    async def pause(self, http: httpx.AsyncClient) -> Pause:
+        """Wait until no request runs, and look."""
+        end = time.monotonic() + _PAUSE_SECONDS
+        while any(model["running"] or model["waiting"] for model in await _models(http)):
+            if time.monotonic() > end:
+                break
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(_SETTLE_SECONDS)
+        models = await _models(http)
+        workers = {worker.pid: worker.memory_info().rss for worker in self.workers()}
+        caches = sum(model["kv_bytes"] + model["prefix_cache_bytes"] for model in models)
+        used = sum(model["memory_bytes"] for model in models)
+        return Pause(time.monotonic(), frozenset(workers), sum(workers.values()), caches, used)
+
     async def rest(self, http: httpx.AsyncClient) -> Quiet:
         """Wait until all models have unloaded and the spare worker is alone, and look."""
         end = time.monotonic() + _REST_SECONDS
@@ -91,3 +118,8 @@ class Watch:
         gateway, *others = self.look()
         left = tuple(f"{model['id']} {model['state']} {model['running']}" for model in models)
         return Quiet(gateway.resident, gateway.descriptors, gateway.threads, 1 + len(others), left)
+
+
+async def _models(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await http.get("/admin/status")).json()["models"]
+    return found

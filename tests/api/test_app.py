@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import anthropic
 import httpx
 import pytest
 
@@ -58,6 +59,14 @@ def test_health(server):
     response = httpx.get(f"{server.url}/health")
     assert response.status_code == 503
     assert (response.json()["status"], response.json()["reason"]) == ("unhealthy", "MLX is missing.")
+
+
+def test_anthropics_clients_get_their_errors_for_models_too(server):
+    given = {"base_url": server.url, "api_key": "x", "max_retries": 0}
+    with anthropic.Anthropic(**given) as client, pytest.raises(anthropic.NotFoundError) as caught:
+        client.models.retrieve("none")
+    assert caught.value.response.json()["error"]["type"] == "not_found_error"
+    assert caught.value.request_id == caught.value.response.headers["x-request-id"]
 
 
 def test_draining(server):

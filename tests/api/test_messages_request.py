@@ -224,6 +224,14 @@ def test_output_format(place):
     assert decoded(**given).answer == AnswerFormat(param=param, schema=schema)
 
 
+def test_two_output_formats():
+    one, other = ({"type": "json_schema", "schema": {"type": kind}} for kind in ("object", "array"))
+    expected = AnswerFormat(param="output_config.format", schema={"type": "object"})
+    assert decoded(output_config={"format": one}, output_format=one).answer == expected
+    with pytest.raises(InvalidRequestError, match=r"`output_config.format` and `output_format`"):
+        decoded(output_config={"format": one}, output_format=other)
+
+
 def test_a_count_needs_no_limit():
     chat, wire = decode_prompt(json.dumps({"model": "m", "messages": HI, "system": "s", "tools": [TOOL]}).encode())
     assert wire.model == "m"

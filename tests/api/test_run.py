@@ -160,6 +160,10 @@ def test_a_slow_reader_holds_nobody_up(server):
     wait_until(lambda: server.manager.leases == 1)
     assert b"Hello" in read_all(server.post(BODY))
     assert server.manager.leases == 1, "39 MB don't fit into the sockets' buffers"
+    byte_by_byte = b"".join(slow.recv(1) for _ in range(300))
+    assert byte_by_byte.startswith(b"HTTP/1.1 200 OK\r\n") and b"data: " in byte_by_byte
+    assert b"Hello" in read_all(server.post(BODY))
+    assert server.manager.leases == 1
     assert read_all(slow).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 

@@ -23,11 +23,15 @@ def test_an_error_needs_a_fault_that_explains_it():
     journal.refused("known", sent, RefusedError(500, "worker_died", "The worker process died."))
     journal.refused("known", sent, RefusedError(500, None, "Oh."))
     assert len(journal.unexplained) == 2
-    journal.killed("ready")
+    assert "500 None: Oh.; faults: none" in journal.unexplained[-1]
+    journal.befell("worker 7 frozen", sent)
+    journal.failed("schema", sent, ConnectionError("reset"))
+    assert "ConnectionError: reset; faults: worker 7 frozen +0.0 s" in journal.unexplained[-1]
+    journal.killed(8, "ready")
     journal.refused("known", sent, RefusedError(500, "worker_died", "The worker process died."))
     journal.refused("known", sent + 5, RefusedError(500, "worker_died", "The worker process died."))
-    journal.failed("known", WrongError("another text"))
-    assert (len(journal.unexplained), journal.excused["worker_died"], len(journal.wrong)) == (3, 1, 1)
+    journal.failed("known", sent, WrongError("another text"))
+    assert (len(journal.unexplained), journal.excused["worker_died"], len(journal.wrong)) == (4, 1, 1)
 
 
 def test_errors_of_all_dialects_are_read():

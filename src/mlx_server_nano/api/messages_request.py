@@ -99,6 +99,11 @@ def _request(wire: PromptBody, max_tokens: int, sampling: Sampling, stop: tuple[
     _REFUSED.check(wire)
     tools = to_tools(wire.tools)
     output = wire.output_config or OutputConfig()
+    if None not in (output.format, wire.output_format) and output.format != wire.output_format:
+        raise InvalidRequestError(
+            "`output_config.format` and `output_format` name different formats: give one of them.",
+            param="output_format",
+        )
     asked = output.format or wire.output_format
     param = "output_format" if output.format is None else "output_config.format"
     return ChatRequest(

@@ -33,7 +33,7 @@ class RequestIds:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
         scope.setdefault("state", {})["request_id"] = request_id
-        names = (b"x-request-id", b"request-id") if is_anthropic(scope["path"]) else (b"x-request-id",)
+        names = (b"x-request-id", b"request-id") if _speaks_anthropic(scope) else (b"x-request-id",)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -74,7 +74,7 @@ class Errors:
 
 
 def _response(scope: Scope, error: ServerError) -> Response:
-    if is_anthropic(scope["path"]):
+    if _speaks_anthropic(scope):
         body, status = anthropic_error(error, scope["state"]["request_id"]), anthropic_status(type(error))
     else:
         body, status = openai_error(error), error.status
@@ -86,6 +86,11 @@ def _response(scope: Scope, error: ServerError) -> Response:
     if isinstance(error, AuthenticationError):
         response.headers["www-authenticate"] = "Bearer"
     return response
+
+
+def _speaks_anthropic(scope: Scope) -> bool:
+    """By the path, or by a header that all of Anthropic's clients send: they list models too."""
+    return is_anthropic(scope["path"]) or "anthropic-version" in Headers(scope=scope)
 
 
 class Draining:
