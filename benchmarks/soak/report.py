@@ -16,7 +16,7 @@ from benchmarks.soak.watch import Pause, Quiet, Sample, Watch
 # A rise in resident memory that is no growth: a share of the mean, or so many bytes.
 _SHARE: Final = 0.05
 _GATEWAY_BYTES: Final = 6 << 20
-_WORKER_BYTES: Final = 24 << 20
+_WORKER_BYTES: Final = 12 << 20
 # The gateway's threads beside the loop: the event loop's pool for work on files has that many, made when they are needed.
 _THREADS: Final = min(32, (os.cpu_count() or 1) + 4) + 1
 _SHELF_BYTES: Final = 64 << 20
@@ -73,15 +73,18 @@ def judge(run: Run, orphans: int, log: str, shelf: Path) -> list[Finding]:
 
 
 def _workers(run: Run) -> list[Finding]:
-    """Of those that lived longest without a kill: what is resident beside their caches, which come and go with the prompts."""
+    """Of those that lived longest without a kill: what is resident beside their caches, which come and go with the prompts. An
+    allocator gives free pages back now and then only, so the least of the pauses' first half is compared with the second's."""
     if not run.pauses:
         return [Finding("workers' resident memory", False, "no pauses")]
     (lasting, _), *_ = Counter(pause.workers for pause in run.pauses).most_common()
     pauses = [pause for pause in run.pauses if pause.workers == lasting]
-    settled = pauses[len(pauses) // 2 :]  # what is resident follows the largest batch so far
-    beside = fit([(pause.at, pause.resident - pause.caches) for pause in settled])
-    if beside is None:
-        return [Finding("workers' resident memory", False, f"{len(settled)} pauses with the same workers are too few")]
+    settled = pauses[len(pauses) // 4 :]  # compiled steps and pools come first
+    beside = [pause.resident - pause.caches for pause in settled]
+    half = len(beside) // 2
+    if half == 0:
+        return [Finding("workers' resident memory", False, f"{len(pauses)} pauses with the same workers are too few")]
+    least, later = min(beside[:half]), min(beside[half:])
     caches = " to ".join(_mebibytes(bound(pause.caches for pause in settled)) for bound in (min, max))
     descriptors = {
         pid: fit([(sample.at, sample.descriptors) for sample in run.watch.samples[pid] if sample.at >= settled[0].at])
@@ -90,8 +93,9 @@ def _workers(run: Run) -> list[Finding]:
     return [
         Finding(
             f"{len(lasting)} workers' resident memory without their caches, at {len(settled)} pauses",
-            beside.within(_SHARE, _WORKER_BYTES),
-            f"{_told(beside)}, caches {caches}",
+            later - least <= max(_SHARE * least, _WORKER_BYTES),
+            f"{_mebibytes(least)} at least, in the second half {_mebibytes(later)}; {_mebibytes(max(beside))} at most;"
+            f" caches {caches}",
         ),
         Finding(
             "workers' descriptors",

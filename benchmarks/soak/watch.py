@@ -42,13 +42,12 @@ class Quiet:
 @dataclass(frozen=True, slots=True)
 class Pause:
     """All workers together while no request runs and a model stays loaded, in bytes. workers: their process ids. caches: what
-    is kept for later requests. used: what the models take as the server reckons."""
+    is kept for later requests."""
 
     at: float
     workers: frozenset[int]
     resident: int
     caches: int
-    used: int
 
 
 @dataclass(slots=True)
@@ -104,8 +103,7 @@ class Watch:
         models = await _models(http)
         workers = {worker.pid: worker.memory_info().rss for worker in self.workers()}
         caches = sum(model["kv_bytes"] + model["prefix_cache_bytes"] for model in models)
-        used = sum(model["memory_bytes"] for model in models)
-        return Pause(time.monotonic(), frozenset(workers), sum(workers.values()), caches, used)
+        return Pause(time.monotonic(), frozenset(workers), sum(workers.values()), caches)
 
     async def rest(self, http: httpx.AsyncClient) -> Quiet:
         """Wait until all models have unloaded and the spare worker is alone, and look."""

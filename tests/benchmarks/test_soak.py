@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
+import psutil
 import pytest
+from benchmarks.soak import report
 from benchmarks.soak.dialects import Dialect, Streamed, refusal
 from benchmarks.soak.growth import fit
 from benchmarks.soak.journal import Journal, RefusedError, WrongError
+from benchmarks.soak.watch import Pause, Sample, Watch
 
 
 def test_what_grows_is_told_from_what_swings():
@@ -46,3 +50,22 @@ def test_errors_of_all_dialects_are_read():
     with pytest.raises(RefusedError) as caught:
         streamed.feed(f'data: {{"type": "response.failed", "response": {{"error": {failed}}}}}')
     assert caught.value.code == "worker_died"
+
+
+def run_with(pauses: list[Pause]) -> report.Run:
+    watch = Watch(psutil.Process())
+    for pause in pauses:
+        watch.samples[1].append(Sample(pause.at, 0, 7, 1))
+    return report.Run(Journal(), watch, [], pauses, 1.0, 0.0)
+
+
+def test_a_worker_that_grows_is_told_from_one_whose_memory_swings():
+    def judged(resident: Callable[[int], int]) -> bool:
+        pauses = [Pause(float(i), frozenset({1}), resident(i) << 20, 10 << 20) for i in range(16)]
+        memory, descriptors = report._workers(run_with(pauses))
+        assert descriptors.good
+        return memory.good
+
+    assert judged(lambda i: 200 + 40 * (i % 3))
+    assert not judged(lambda i: 200 + 3 * i + 40 * (i % 3))
+    assert not report._workers(run_with([]))[0].good
