@@ -93,11 +93,40 @@ def test_a_failing_pass_ends_its_requests_only(tiny: Callable[..., LoadedModel])
     embedder.add(EmbeddingTask(1, [[1] * 40, "bad"], None))  # type: ignore[list-item]
     embedder.add(EmbeddingTask(2, [[1, 2]], None))
     embedder.step(40)
-    with pytest.raises(Exception):  # noqa: B017
-        embedder.step(4)
-    assert embedder.drop() == {1}
+    (failed,) = embedder.step(4)
+    assert isinstance(failed, Failed) and failed.request_id == 1
     (event,) = run(embedder, 40)
     assert event.request_id == 2
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_pass_without_memory_is_retried_once(tiny: Callable[..., LoadedModel], failures: int) -> None:
+    loaded = tiny("qwen3")
+    calls, freed = [0], [0]
+
+    class Body:
+        def __call__(self, *args: Any, **options: Any) -> mx.array:
+            calls[0] += 1
+            if 1 < calls[0] <= 1 + failures:
+                raise RuntimeError("[malloc] Unable to allocate 9 bytes.")
+            result: mx.array = loaded.model.model(*args, **options)
+            return result
+
+    class Model:
+        model = Body()
+
+    def free() -> None:
+        freed[0] += 1
+
+    plan = EmbeddingPlan(Pooling.LAST, normalize=False)
+    embedder = Embedder(Model(), loaded.new_caches, plan, free_memory=free)
+    embedder.add(EmbeddingTask(1, [TEXTS[0], TEXTS[1]], None))
+    first, *rest = run(embedder, 1)
+    assert not rest and first.request_id == 1 and freed[0] == 1
+    if failures == 1:
+        np.testing.assert_allclose(vectors(first), expected(loaded, TEXTS[:2], Pooling.LAST), rtol=2e-3, atol=2e-4)
+    else:
+        assert isinstance(first, Failed) and "Unable to allocate" in first.failure.message
 
 
 def test_the_engine_embeds_while_it_generates(tiny: Callable[..., LoadedModel]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import random
 from collections.abc import Callable
@@ -12,13 +13,15 @@ import pytest
 
 from mlx_server_nano.types import Constraint, Sampling
 from mlx_server_nano.worker import admission, slots
+from mlx_server_nano.worker.batch import Batch
+from mlx_server_nano.worker.group import Group, Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
 from mlx_server_nano.worker.prefiller import Prefiller
 from mlx_server_nano.worker.sequence import Sequence
 from tests.worker.conftest import Tiny
 from tests.worker.harness import Driver
-from tests.worker.test_engine import ARCHITECTURES, check, prompt, watched
+from tests.worker.test_engine import ARCHITECTURES, MANY_GROUPS, check, prompt, watched
 
 WIDE = {"head_dim": 64, "num_key_value_heads": 4}
 NO_MEMORY = "[malloc] Unable to allocate 8589934592 bytes."
@@ -274,6 +277,175 @@ def test_a_step_whose_tokens_never_come_is_retried(tiny: Tiny, monkeypatch, resu
     driver.run()
     assert resumed
     assert driver.answers()[request_id, 0].text == free.answers()[expected, 0].text
+
+
+class Once:
+    """Takes the place of a method, and runs out of memory the first time, before or after the method's work."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, after: bool = False) -> None:
+        self.left = 1
+        original = getattr(owner, name)
+
+        def method(*args: Any, **options: Any) -> Any:
+            result = original(*args, **options) if after or not self.left else None
+            if self.left:
+                self.left -= 1
+                raise RuntimeError(NO_MEMORY)
+            return result
+
+        monkeypatch.setattr(owner, name, method)
+
+
+@pytest.mark.parametrize("arch", ["gemma3_text", "qwen3_next"])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["join", "take_out", "close_gaps"])
+def test_moving_rows_about_without_memory_loses_none(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, resumed, arch: str, name: str, after: bool
+):
+    """Some rows are where they were, some where they are to go, and one may be in between."""
+    loaded = dataclasses.replace(tiny(arch), **MANY_GROUPS)
+    driver = Driver(loaded)
+    rng = random.Random(8)
+    asked = {}
+    for length, limit in ((100, 30), (90, 30), (8, 25), (9, 12)):
+        ids = prompt(rng, length)
+        asked[driver.tokens(ids, max_tokens=limit)] = ids, limit
+    driver.turn(6)
+    assert len(driver.engine._batch.groups) == 2
+    with monkeypatch.context() as patch:
+        fault = Once(patch, Group, name, after=after)
+        driver.engine._batch._padding_limit = 1000  # all become one group
+        ids = prompt(rng, 7)
+        asked[driver.tokens(ids, max_tokens=20)] = ids, 20
+        driver.turn(4)
+        assert not fault.left
+    driver.run()
+    assert not driver.failures()
+    assert len(resumed) >= 4
+    for request_id, (ids, limit) in asked.items():
+        check(loaded, driver.answers()[request_id, 0], ids, limit)
+
+
+def test_a_row_that_gives_way_without_memory_for_that_goes_on_once(tiny: Tiny, monkeypatch, resumed):
+    generous(monkeypatch)
+    loaded = tiny("qwen3", **WIDE)
+    rng = random.Random(0)
+    driver = limited(loaded, 1500)
+    settle, failed = Batch.settle, [False]
+
+    def failing_once(self: Batch, joining: list[Row], *, tight: bool = False) -> None:
+        if tight and not failed[0] and any(row.paused for group in self.groups for row in group.sequences):
+            failed[0] = True
+            raise RuntimeError(NO_MEMORY)
+        settle(self, joining, tight=tight)
+
+    monkeypatch.setattr(Batch, "settle", failing_once)
+    asked = {}
+    for length in (200, 40, 240, 230):
+        ids = prompt(rng, length)
+        asked[driver.tokens(ids, max_tokens=100)] = ids
+    driver.run()
+    assert failed[0] and not driver.failures()
+    for request_id, ids in asked.items():
+        check(loaded, driver.answers()[request_id, 0], ids, 100)
+
+
+def test_a_prompt_that_nothing_can_be_copied_for_is_computed(tiny: Tiny, monkeypatch):
+    loaded = tiny("qwen3")
+    driver = Driver(loaded)
+    ids = prompt(random.Random(9), 80)
+    running = driver.tokens(ids, max_tokens=30)
+    driver.turn(4)
+    other = ids + prompt(random.Random(10), 20)
+    with monkeypatch.context() as patch:
+        fault = Once(patch, slots, "cut_copy")
+        request_id = driver.tokens(other, max_tokens=10)
+        driver.turn()
+        assert not fault.left
+    assert driver.started()[request_id].cached_tokens == 0
+    driver.run()
+    assert not driver.failures()
+    check(loaded, driver.answers()[request_id, 0], other, 10)
+    check(loaded, driver.answers()[running, 0], ids, 30)
+
+
+def test_a_row_whose_caches_nothing_can_be_kept_of_has_its_answer(tiny: Tiny, monkeypatch):
+    loaded = tiny("qwen3")
+    driver = Driver(loaded)
+    asked = {driver.tokens(ids, max_tokens=8 * len(ids)): ids for ids in ([5, 6], [7, 8, 9])}
+    driver.turn(6)
+    fault = Once(monkeypatch, Group, "extract")
+    driver.run()
+    assert not fault.left and not driver.failures()
+    for request_id, ids in asked.items():
+        check(loaded, driver.answers()[request_id, 0], ids, 8 * len(ids))
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "qwen3_next"])
+def test_drafts_that_can_not_be_taken_back_without_memory(tiny: Tiny, monkeypatch, resumed, arch: str):
+    loaded = tiny(arch)
+    ids = prompt(random.Random(10), 12) * 6
+    driver = Driver(loaded, speculation=True)
+    fault = Once(monkeypatch, Group, "keep_read")
+    request_id = driver.tokens(ids, max_tokens=60)
+    driver.run()
+    assert not fault.left, "nothing was drafted"
+    assert resumed and not driver.failures()
+    check(loaded, driver.answers()[request_id, 0], ids, 60)
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "gemma3_text", "qwen3_next"])
+@pytest.mark.parametrize("message", [NO_MEMORY, "out of luck"])
+def test_a_shared_pass_that_fails(tiny: Tiny, resumed, arch: str, message: str):
+    """It is the pass of all its groups' rows: without memory they are all computed again, else they all end; those that
+    come later are not touched."""
+    loaded, model = watched(dataclasses.replace(tiny(arch), **MANY_GROUPS))
+    driver = Driver(loaded)
+    rng = random.Random(11)
+    asked = {}
+    for length in (90, 5, 6):
+        ids = prompt(rng, length)
+        asked[driver.tokens(ids, max_tokens=30)] = ids
+    driver.turn(6)
+    assert len(driver.engine._batch.groups) == 2
+    model.shapes.clear()
+    left = [1]
+
+    def fail(inputs: mx.array) -> bool:
+        if inputs.shape == (3, 1) and left[0]:
+            left[0] = 0
+            raise RuntimeError(message)
+        return False
+
+    model.fail = fail
+    driver.turn()
+    assert model.shapes[0] == (3, 1) and not left[0], "there was no shared pass"
+    later = prompt(rng, 20)
+    after = driver.tokens(later, max_tokens=10)
+    driver.run()
+    check(tiny(arch), driver.answers()[after, 0], later, 10)
+    if message != NO_MEMORY:
+        assert set(driver.failures()) == set(asked)
+        return
+    assert len(resumed) == 3 and not driver.failures()
+    for request_id, ids in asked.items():
+        check(tiny(arch), driver.answers()[request_id, 0], ids, 30)
+
+
+def test_a_row_whose_two_passes_fail_is_computed_again_once(tiny: Tiny, monkeypatch, resumed):
+    """One is launched before the other is read."""
+    loaded, model = watched(tiny("qwen3"))
+    driver = Driver(loaded)
+    request_id = driver.tokens([5, 6, 7], max_tokens=20, logprobs=1)
+    driver.turn(6)
+    with monkeypatch.context() as patch:
+        fault = Once(patch, LogprobReader, "read")
+        model.fail = failing(1, lambda inputs: inputs.shape == (1, 1))
+        driver.turn()
+        assert not fault.left
+    driver.run()
+    assert len(resumed) == 1
+    check(tiny("qwen3"), driver.answers()[request_id, 0], [5, 6, 7], 20)
 
 
 def test_a_waiting_row_can_be_cancelled(tiny: Tiny, resumed):

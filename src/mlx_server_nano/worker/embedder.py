@@ -5,6 +5,7 @@ padding changes no vector. A text that is longer than a portion goes alone, thro
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,9 +14,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_server_nano.errors import InvalidRequestError
+from mlx_server_nano.errors import GenerationError, InvalidRequestError, ServerError
 from mlx_server_nano.protocol import Embedded, Failed
+from mlx_server_nano.worker import memory
 from mlx_server_nano.worker.pooling import EmbeddingPlan, Pooling
+from mlx_server_nano.worker.ranks import ALONE, Ranks
+
+_LOG = logging.getLogger(__name__)
 
 Vector = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -38,7 +43,19 @@ class _Text:
 
 
 class Embedder:
-    def __init__(self, model: Any, new_caches: Callable[[], list[Any]], plan: EmbeddingPlan) -> None:
+    def __init__(
+        self,
+        model: Any,
+        new_caches: Callable[[], list[Any]],
+        plan: EmbeddingPlan,
+        *,
+        free_memory: Callable[[], object] = lambda: None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """free_memory: gives back what can be spared, called when memory has run out."""
+        self._free_memory = free_memory
+        self._ranks = ranks
+        self._retried = False
         self._model = model
         self._new_caches = new_caches
         self._plan = plan
@@ -61,29 +78,44 @@ class Embedder:
             self._waiting = deque(text for text in self._waiting if text.task.request_id != request_id)
 
     def step(self, budget: int) -> list[Embedded | Failed]:
-        """Work on `budget` tokens, and give what is complete. Raises what goes wrong: then `drop` the requests at work."""
+        """Work on `budget` tokens, and give what is complete, or failed: the texts that were at work, where memory ran out
+        at the second time."""
+        if self.idle:
+            return []
+        try:
+            return self._step(budget)
+        except Exception as error:
+            self._running = None
+            if not isinstance(error, ServerError):
+                self._ranks.fail(error)
+                if memory.is_shortage(error) and not self._retried:
+                    _LOG.warning("Memory ran out in an embedding, which begins anew: %s", error)
+                    self._retried = True
+                    self._waiting.extendleft(
+                        text for text in reversed(self._batch) if text.task.request_id in self._tasks
+                    )
+                    self._free_memory()
+                    return []
+                _LOG.exception("Embedding failed")
+                error = GenerationError(f"The input could not be processed: {error}")
+            dropped = {text.task.request_id for text in self._batch} & self._tasks.keys()
+            for request_id in dropped:
+                self.cancel(request_id)
+            return [Failed(request_id, error.to_failure()) for request_id in dropped]
+
+    def _step(self, budget: int) -> list[Embedded | Failed]:
         if self._running is None:
-            if not self._waiting:
-                return []
             self._running = self._embed(self._take(budget), budget)
         try:
             next(self._running)
             return []
         except StopIteration:
-            self._running = None
+            self._running, self._retried = None, False
         tasks = {id(text.task): text.task for text in self._batch}.values()
         done = [task for task in tasks if len(task.vectors) == len(task.texts) and task.request_id in self._tasks]
         for task in done:
             del self._tasks[task.request_id]
         return [self._answer(task) for task in done]
-
-    def drop(self) -> set[int]:
-        """Give up the requests that are at work; gives those that somebody still waits for."""
-        self._running = None
-        dropped = {text.task.request_id for text in self._batch} & self._tasks.keys()
-        for request_id in dropped:
-            self.cancel(request_id)
-        return dropped
 
     def _take(self, budget: int) -> list[_Text]:
         self._batch = [self._waiting.popleft()]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from collections.abc import Sequence as Rows
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from mlx_server_nano.errors import Failure, GenerationError, ServerError, log_fault
+from mlx_server_nano.errors import Failure, ServerError, log_fault
 from mlx_server_nano.protocol import Allow, Cancel, Event, Failed, LoadOptions, Step, Unload
 from mlx_server_nano.types import TokenLogprob
 from mlx_server_nano.worker import memory
@@ -90,7 +91,9 @@ class Engine:
         self._prefiller = Prefiller(
             loaded, self._reuse, self._admission, options.max_rows, ranks, speculates=self._speculator.enabled
         )
-        self._embedder = Embedder(loaded.model, loaded.full_caches, loaded.embedding)
+        self._embedder = Embedder(
+            loaded.model, loaded.full_caches, loaded.embedding, free_memory=self._free_memory, ranks=ranks
+        )
         self._joining: list[Row] = []
         self._interrupted: list[Sequence] = []
         self._launched: list[LaunchedStep] = []
@@ -134,7 +137,7 @@ class Engine:
         self._only_decoding = self._prefiller.idle and self._embedder.idle
         if not self._only_decoding:
             self._prefill(decoding, budget)
-            self._embed(budget)
+            self._events += self._embedder.step(budget)
         self._only_decoding &= not self._speculator.prepare(self._batch.groups, budget)
         self._reuse.step()
         if self.idle:
@@ -210,14 +213,14 @@ class Engine:
     def _launch(self) -> Iterator[LaunchedPass]:
         """A forward pass of every group, and its sampling too where no grammar waits for the last tokens."""
         joining, self._joining = self._joining, []
-        self._batch.settle(joining)
+        self._settle(joining)
         self._make_room()
         plain = []
         for group in self._batch.due:
             try:
                 drafts = self._speculator.drafts(group, self._batch.rows)
             except Exception as error:
-                self._fail_group(group, group.sequences, error)
+                self._fail_groups([group], error)
                 continue
             if drafts is None:
                 plain.append(group)
@@ -230,8 +233,7 @@ class Engine:
         try:
             outputs = self._batch.forward(groups, drafts)
         except Exception as error:
-            for group in groups:
-                self._fail_group(group, group.sequences, error)
+            self._fail_groups(groups, error)
             return
         for group, logits in zip(groups, outputs, strict=True):
             try:
@@ -241,7 +243,17 @@ class Engine:
                 else:
                     yield LaunchedPass(group, logits, drafts, self._sample(group, logits, drafts, None))
             except Exception as error:
-                self._fail_group(group, group.sequences, error)
+                self._fail_groups([group], error)
+
+    def _settle(self, joining: list[Row], *, tight: bool = False) -> None:
+        """See `Batch.settle`. Where it fails, which rows' caches are whole is not known, so all are computed again."""
+        groups = list(self._batch.groups)
+        try:
+            self._batch.settle(joining, tight=tight)
+        except Exception as error:
+            for row in joining:
+                self._reuse.forget(row.lease)
+            self._fail_groups([*groups, *self._batch.groups], error, [row.sequence for row in joining])
 
     def _make_room(self) -> None:
         """Before a step, memory being short: take it from the prefix cache, then from the youngest prompt or row, as long as
@@ -255,7 +267,7 @@ class Engine:
                 # With nothing on its way, what is given up is free at once.
                 self._read(self._launched)
                 self._launched = []
-                self._batch.settle([], tight=True)
+                self._settle([], tight=True)
                 continue
             work: list[Sequence | Prefill] = [*self._decoding(), *self._prefiller.running]
             if len(work) < 2:
@@ -266,7 +278,7 @@ class Engine:
                 continue
             _LOG.info("Memory is short: a row of %d tokens waits", len(youngest))
             youngest.paused = True
-            self._batch.settle([], tight=True)
+            self._settle([], tight=True)
             youngest.resume()
             self._prefiller.resume(youngest)
 
@@ -289,7 +301,7 @@ class Engine:
                 allowed = allowed[:, 0]
             return self._sample(group, launch.logits, launch.drafts, allowed)
         except Exception as error:
-            self._fail_group(group, group.sequences, error)
+            self._fail_groups([group], error)
             return None
 
     def _sample(self, group: Group, logits: mx.array, drafts: Drafts | None, allowed: mx.array | None) -> LaunchedStep:
@@ -301,14 +313,13 @@ class Engine:
 
     def _read(self, steps: list[LaunchedStep]) -> None:
         for step in steps:
-            if not all(sequence.done for sequence in step.sequences):
-                try:
+            try:
+                if not all(sequence.done for sequence in step.sequences):
                     self._accept_step(step)
-                except Exception as error:
-                    self._fail_group(step.group, step.sequences, error)
-                    continue
-            if step.drafts is not None:
-                step.group.keep_read(step.before)
+                if step.drafts is not None:
+                    step.group.keep_read(step.before)
+            except Exception as error:
+                self._fail_groups([step.group], error, step.sequences)
 
     def _accept_step(self, step: LaunchedStep) -> None:
         read: Any = step.tokens.tolist()
@@ -351,35 +362,29 @@ class Engine:
                 self._cancel(outcome.request_id)
             self._events.append(outcome)
 
-    def _embed(self, budget: int) -> None:
-        try:
-            self._events += self._embedder.step(budget)
-        except Exception as error:
-            if not isinstance(error, ServerError):
-                self._ranks.fail(error)
-                _LOG.exception("Embedding failed")
-                error = GenerationError(f"The input could not be processed: {error}")
-            self._events += [Failed(request_id, error.to_failure()) for request_id in self._embedder.drop()]
-
-    def _fail_group(self, group: Group, sequences: list[Sequence], error: Exception) -> None:
-        """A forward pass failed: its rows end, the others go on; if memory was short, its rows are computed again, once. Its
-        caches may be half-written and are dropped, as is the prefix cache: it may hold arrays that hang on the failed
-        pass, and if memory was short, it helps."""
+    def _fail_groups(self, groups: list[Group], error: Exception, sequences: Rows[Sequence] = ()) -> None:
+        """A forward pass failed, or what comes between: its rows end, the others go on; if memory was short, they are computed
+        again, once. Their caches may be half-written and are dropped, as is the prefix cache: it may hold arrays that hang
+        on the failed pass, and if memory was short, it helps. sequences: more rows of it."""
         self._ranks.fail(error)
-        _LOG.error("A forward pass of %d rows failed", len(sequences), exc_info=error)
+        held = dict.fromkeys([*sequences, *(sequence for group in groups for sequence in group.sequences)])
         # A lone row may have moved in with others since the pass was launched, and its half-written caches with it.
-        moved = [other for other in self._batch.groups if not set(sequences).isdisjoint(other.sequences)]
-        groups = dict.fromkeys([group, *moved])
-        for failed in groups:
+        moved = [other for other in self._batch.groups if not held.keys().isdisjoint(other.sequences)]
+        for failed in dict.fromkeys([*groups, *moved]):
             self._batch.drop(failed)
-        self._reuse.clear()
-        held = [*sequences, *(sequence for failed in groups for sequence in failed.sequences)]
-        rows = [sequence for sequence in dict.fromkeys(held) if not sequence.done]
+            held |= dict.fromkeys(failed.sequences)
+        rows = [sequence for sequence in held if not sequence.done and not sequence.paused]
+        _LOG.error("A step of %d rows failed", len(rows), exc_info=error)
         lost = [row for row in rows if not memory.is_shortage(error) or not row.may_retry]
-        self._interrupted += [row for row in rows if row not in lost]
-        mx.clear_cache()
+        # A row's next pass may have failed before this one was read.
+        self._interrupted += [row for row in rows if row not in lost and row not in self._interrupted]
+        self._free_memory()
         for request_id in {row.request_id for row in lost}:
             self._fail(request_id, f"The model's forward pass failed: {error}")
+
+    def _free_memory(self) -> None:
+        self._reuse.clear()
+        mx.clear_cache()
 
     def _fail(self, request_id: int, message: str) -> None:
         self._cancel(request_id)

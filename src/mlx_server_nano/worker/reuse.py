@@ -8,6 +8,7 @@ to branch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from mlx_server_nano.worker.disk import DiskTier, Fetched
 from mlx_server_nano.worker.prefix import Entry, PrefixCache, Tokens, common
 from mlx_server_nano.worker.ranks import ALONE, Ranks
 from mlx_server_nano.worker.scheduler import Prepared
+
+_LOG = logging.getLogger(__name__)
 
 Caches = list[Any]
 
@@ -95,6 +98,14 @@ class Reuse:
         return Found(entry, length, not entry.leased and forgotten <= max(_FORGETTABLE, length // 4))
 
     def start(self, ids: list[int]) -> Start:
+        """Caches for a prompt, empty ones where there is no memory for a copy."""
+        try:
+            return self._start(ids)
+        except Exception as error:
+            self._give_up(error)
+            return self.fresh()
+
+    def _start(self, ids: list[int]) -> Start:
         found = self.find(ids)
         if found is None:
             return self.fresh()
@@ -176,9 +187,14 @@ class Reuse:
     def finish(self, lease: Entry | None, ids: list[int], caches: Callable[[], Caches]) -> None:
         """A row is through; its caches hold exactly these tokens."""
         self.forget(lease)
-        if self._enabled and ids:
+        if not self._enabled or not ids:
+            return
+        try:
             kept = caches()
             mx.async_eval([array for cache in kept for array in slots.arrays(cache)])
+        except Exception as error:
+            self._give_up(error)
+        else:
             self._keep(ids, kept)
 
     def forget(self, lease: Entry | None) -> None:
@@ -203,6 +219,13 @@ class Reuse:
     def clear(self) -> None:
         """Give the memory back that no row uses."""
         self._prefixes.clear()
+
+    def _give_up(self, error: Exception) -> None:
+        """Caches could not be copied: that is no reason for a request to fail, and the others give their memory back."""
+        self._ranks.fail(error)
+        _LOG.warning("The prefix cache is cleared, as a copy failed: %s", error)
+        self.clear()
+        mx.clear_cache()
 
     def _keep(self, ids: list[int], caches: Caches) -> Entry | None:
         if not self._enabled:
