@@ -698,9 +698,6 @@ def test_a_row_whose_host_side_work_fails_is_failed_alone(tiny: Tiny, monkeypatc
 # Memory.
 
 
-# Memory.
-
-
 def test_nothing_is_held_once_all_is_done(tiny: Tiny):
     """But for what the prefix cache keeps, which is switched off here."""
     loaded = tiny("qwen3")
@@ -715,6 +712,24 @@ def test_nothing_is_held_once_all_is_done(tiny: Tiny):
     assert mx.get_cache_memory() == 0, "at rest, free buffers are the system's"
     assert driver.recorder.memory_bytes == mx.get_active_memory(), "and the gateway knows"
     assert (driver.recorder.kv_bytes, driver.recorder.prefix_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(("spare", "given_back"), [(0, True), (1 << 40, False)])
+def test_free_buffers_are_kept_for_the_next_prompt_unless_they_are_many(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, spare: int, given_back: bool
+):
+    """Other rows decode, so the engine is not at rest."""
+    monkeypatch.setattr(prefiller, "_MOST_SPARE", spare)
+    cleared: list[int] = []
+    clear = mx.clear_cache
+    driver = Driver(tiny("qwen3"))
+    driver.tokens(prompt(random.Random(1), 5), max_tokens=200)
+    driver.turn(3)
+    monkeypatch.setattr(mx, "clear_cache", lambda: (cleared.append(1), clear()))
+    for seed in range(3):
+        driver.tokens(prompt(random.Random(seed), 60), max_tokens=100)
+        driver.turn(3)
+    assert len(cleared) == (3 if given_back else 0)
 
 
 def test_the_gateway_knows_what_caches_take(tiny: Tiny):

@@ -27,6 +27,9 @@ _LOG = logging.getLogger(__name__)
 
 _WORTH_WAITING = 256  # tokens
 _SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
+# Free buffers that MLX may keep when a prompt is through. Allocating them anew for each of many short prompts, while others decode,
+# holds all of them up.
+_MOST_SPARE = 1 << 30
 
 
 class Prefiller:
@@ -176,7 +179,8 @@ class Prefiller:
         if prefill.remaining == 0:
             yield from self._finish(prefill)
             self._scheduler.remove(prefill)
-            mx.clear_cache()
+            if mx.get_cache_memory() > _MOST_SPARE:
+                mx.clear_cache()
 
     def _finish(self, prefill: Prefill) -> Iterator[Event | Row]:
         """The rows of a prompt that is through."""
