@@ -27,8 +27,8 @@ _LOG = logging.getLogger(__name__)
 
 _WORTH_WAITING = 256  # tokens
 _SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
-# Free buffers that MLX may keep when a prompt is through. Allocating them anew for each of many short prompts, while others decode,
-# holds all of them up.
+# Free buffers that MLX may keep when a prompt is through: allocating them anew for each of many short prompts holds up all that
+# decode.
 _MOST_SPARE = 1 << 30
 
 
