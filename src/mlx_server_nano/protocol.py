@@ -41,8 +41,8 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     prefix_cache_bytes: for caches of earlier prompts and answers; 0: none; None: a tenth of the memory.
     prefix_cache_dir: folder for those that the memory has no room for; None: none. prefix_cache_disk: bytes in it.
     speculation: guess tokens and verify them together where that pays. draft_folder: of a small model that guesses too;
-    draft_required: without one that fits, the model is not to be loaded. kv_bits: of the keys and
-    values in KV caches; None: the model's own precision."""
+    draft_required: without one that fits, the model is not to be loaded; draft_trust_remote_code: what trust_remote_code is to
+    the large model. kv_bits: of the keys and values in KV caches; None: the model's own precision."""
 
     log_name: str
     adapter: str | None = None
@@ -55,6 +55,7 @@ class LoadOptions(Struct, frozen=True, kw_only=True):
     speculation: bool = True
     draft_folder: str | None = None
     draft_required: bool = False
+    draft_trust_remote_code: bool = False
     prefix_cache_dir: str | None = None
     prefix_cache_disk: int = 20 << 30
     kv_bits: int | None = None

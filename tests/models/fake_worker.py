@@ -91,7 +91,8 @@ class FakeWorker:
         if isinstance(message, Load):
             if message.options.draft_folder is not None:
                 required = " required" if message.options.draft_required else ""
-                self.note(f"draft {Path(message.options.draft_folder).name}{required}")
+                trusted = " trusted" if message.options.draft_trust_remote_code else ""
+                self.note(f"draft {Path(message.options.draft_folder).name}{required}{trusted}")
             self._load(Path(message.path))
         elif isinstance(message, Generate):
             self.note(f"generate {message.request_id}")

@@ -31,6 +31,20 @@ async def test_none_without_speculation(bench: Bench) -> None:
     assert not bench.notes("draft")
 
 
+async def test_its_own_code_runs_only_if_it_is_trusted_itself(bench: Bench) -> None:
+    for name in ("large", "other", "small", "tiny"):
+        bench.model(name)
+    models = [
+        ("large", ModelOptions(loading=Loading(draft_model="small", trust_remote_code=True))),
+        ("other", ModelOptions(loading=Loading(draft_model="tiny"))),
+        ("tiny", ModelOptions(loading=Loading(trust_remote_code=True))),
+    ]
+    async with bench.managed("large", "other", "small", "tiny", models=models):
+        for name in ("large", "other"):
+            await bench.use(name)
+    assert bench.notes("draft") == ["draft small required", "draft tiny required trusted"]
+
+
 async def test_its_weights_count(bench: Bench) -> None:
     bench.model("large", weights_bytes=SIZE), bench.model("small", weights_bytes=SIZE)
     async with bench.managed("large", "small", draft_model="small", max_memory=2 * SIZE):

@@ -15,7 +15,7 @@ import pytest
 from mlx_server_nano.errors import ModelLoadError
 from mlx_server_nano.protocol import LoadOptions
 from mlx_server_nano.types import Constraint, Sampling
-from mlx_server_nano.worker import draft_loader
+from mlx_server_nano.worker import draft_loader, loader
 from mlx_server_nano.worker.costs import Costs
 from mlx_server_nano.worker.draft_model import DraftModel
 from mlx_server_nano.worker.loader import LoadedModel
@@ -31,6 +31,7 @@ def drafting(loaded: LoadedModel, **changes: Any) -> DraftModel:
         "vocab_size": loaded.info.vocab_size,
         "context_length": 4096,
         "share": 0.1,
+        "row_cost": loaded.row_cost,
         "budget": 1 << 24,
         **changes,
     }
@@ -94,9 +95,7 @@ def test_grammars_cut_drafts_off(tiny: Tiny):
 def test_a_long_prompt_goes_through_it_in_portions_and_is_kept(tiny: Tiny):
     loaded = tiny("qwen3")
     small = Watched(loaded.model)
-    draft_model = DraftModel(
-        small, loaded.new_caches, vocab_size=loaded.info.vocab_size, context_length=4096, share=0.1, budget=1 << 24
-    )
+    draft_model = drafting(dataclasses.replace(loaded, model=small))
     driver = Driver(loaded, draft_model, speculation=True, busy_prefill_chunk=64)
     ids = prompt(random.Random(1), 700)
     driver.tokens(ids, max_tokens=30)
@@ -159,6 +158,23 @@ def test_one_that_can_not_be_used(tiny: Tiny, tiny_folder: Callable[..., Path], 
     assert "taken back" in caplog.text
     with pytest.raises(ModelLoadError, match="can't draft for large"):
         draft_loader.load(tiny("qwen3"), options(tiny_folder("qwen3_next"), draft_required=True))
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_the_trust_in_the_large_model_is_not_for_the_small_one(
+    tiny: Tiny, tiny_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, trusted: bool
+):
+    asked: list[bool] = []
+    load = loader.load
+
+    def note(folder: Path, options: LoadOptions, on_progress: Callable[[float], None]) -> LoadedModel:
+        asked.append(options.trust_remote_code)
+        return load(folder, options, on_progress)
+
+    monkeypatch.setattr(loader, "load", note)
+    both = {"trust_remote_code": not trusted, "draft_trust_remote_code": trusted}
+    assert draft_loader.load(tiny("qwen3"), options(tiny_folder("llama"), **both)) is not None
+    assert asked == [trusted]
 
 
 def test_one_with_another_vocabulary(tiny: Tiny, tmp_path: Path, tiny_folder: Callable[..., Path]):

@@ -12,8 +12,10 @@ import mlx.core as mx
 import pytest
 
 from mlx_server_nano.types import Constraint, Sampling
-from mlx_server_nano.worker import admission, slots
+from mlx_server_nano.worker import admission, slots, speculate
 from mlx_server_nano.worker.batch import Batch
+from mlx_server_nano.worker.costs import Costs
+from mlx_server_nano.worker.draft_model import DraftModel
 from mlx_server_nano.worker.group import Group, Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
@@ -149,6 +151,32 @@ def test_a_row_alone_ends_when_memory_is_full_as_it_does_when_the_context_is(tin
     answer = driver.answers()[request_id, 0]
     assert answer.finish is not None and answer.finish.value == "length"
     assert 100 < answer.tokens <= 400
+
+
+@pytest.mark.parametrize(("tokens", "said", "drafts"), [(1200, 40, False), (1600, 600, True)])
+def test_drafting_takes_only_what_is_left_over_and_gives_it_back(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, resumed: list[int], tokens: int, said: int, drafts: bool
+):
+    """Wrong guesses, so that both models decode on and on."""
+    generous(monkeypatch)
+    monkeypatch.setattr(Costs, "ratio", lambda self, shape: 0.01)
+    monkeypatch.setattr(speculate, "_SIZES", (2,))
+    loaded, small = tiny("qwen3", **WIDE), tiny("qwen3", seed=1, **WIDE)
+    values: dict[str, Any] = {"vocab_size": loaded.info.vocab_size, "context_length": 9999, "share": 0.1, "budget": 0}
+    draft_model = DraftModel(small.model, small.new_caches, row_cost=small.row_cost, **values)
+    driver = limited(loaded, tokens, draft_model=draft_model, speculation=True, prefix_cache_bytes=0)
+    endless = Sampling(temperature=0, logit_bias=dict.fromkeys(loaded.eos_ids, -100.0))
+    request_id = driver.tokens(prompt(random.Random(12), 300), max_tokens=said, sampling=endless)
+    peak, most = 0, 0
+    while not peak or not driver.engine.idle:
+        driver.turn()
+        peak = max(peak, mx.get_active_memory())
+        most = max(most, len(draft_model._rows))
+    assert (most > 0) is drafts
+    assert not resumed and not driver.failures()
+    assert not draft_model._rows
+    assert driver.answers()[request_id, 0].tokens == said
+    assert peak <= (driver.engine._admission.limit or 0) + loaded.row_cost(64)
 
 
 # Allocations that fail.

@@ -14,6 +14,7 @@ from mlx_server_nano.models import distributed
 from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.download import download
 from mlx_server_nano.models.fetch import Fetched
+from mlx_server_nano.models.loading import DraftFiles
 from mlx_server_nano.models.names import ModelRef
 
 _log: Final = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Files:
             folder = Path(fetched.folder)
         return folder
 
-    async def draft(self, ref: ModelRef, on_progress: Callable[[float], None]) -> Path | None:
+    async def draft(self, ref: ModelRef, on_progress: Callable[[float], None]) -> DraftFiles | None:
         """None: no model drafts for this one. One that is meant for all models must be there for none of them."""
         own = ref.options.loading.draft_model
         name = own or self._settings.draft_model
@@ -56,11 +57,11 @@ class Files:
             _log.warning("No draft model for %s: %s", ref.name, error)
             return None
 
-    async def _draft(self, name: str, ref: ModelRef, on_progress: Callable[[float], None]) -> Path | None:
+    async def _draft(self, name: str, ref: ModelRef, on_progress: Callable[[float], None]) -> DraftFiles | None:
         draft = await asyncio.to_thread(self._catalog.resolve, name)
         if draft.id == ref.id:
             return None
         if draft.folder is not None:
-            return draft.folder
+            return DraftFiles(draft.folder, self._catalog.trusts(draft.id))
         fetched = await self.fetch(draft.id, lambda done, total: on_progress(done / total if total else 0.0))
-        return Path(fetched.folder)
+        return DraftFiles(Path(fetched.folder), self._catalog.trusts(fetched.repository))

@@ -13,15 +13,23 @@ from mlx_server_nano.protocol import LoadOptions
 
 
 @dataclass(frozen=True, slots=True)
+class DraftFiles:
+    """The folder of a model that drafts for another. trusted: its own code may run, whatever holds for the other's."""
+
+    folder: Path
+    trusted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFiles:
     """The folders of a model, of its adapter and of the model that drafts for it, if it has them."""
 
     model: Path
     adapter: Path | None
-    draft: Path | None
+    draft: DraftFiles | None
 
     def weights_bytes(self) -> int:
-        own = weights_bytes(self.model) + (weights_bytes(self.draft) if self.draft else 0)
+        own = weights_bytes(self.model) + (weights_bytes(self.draft.folder) if self.draft else 0)
         return own + (adapters.weights_bytes(self.adapter) if self.adapter else 0)
 
 
@@ -40,7 +48,8 @@ def load_options(settings: Settings, ref: ModelRef, files: ModelFiles, *, truste
         prefix_cache_bytes=settings.prefix_cache_memory,
         speculation=settings.speculation,
         kv_bits=loading.kv_bits or settings.kv_bits,
-        draft_folder=None if files.draft is None else str(files.draft),
+        draft_folder=None if files.draft is None else str(files.draft.folder),
+        draft_trust_remote_code=files.draft is not None and files.draft.trusted,
         draft_required=loading.draft_model is not None,
         prefix_cache_dir=None if directory is None else str(directory),
         prefix_cache_disk=settings.prefix_cache_disk,

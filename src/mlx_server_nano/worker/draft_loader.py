@@ -26,7 +26,9 @@ def load(large: LoadedModel, options: LoadOptions) -> DraftModel | None:
     if options.draft_folder is None or not options.speculation:
         return None
     folder = Path(options.draft_folder)
-    small = loader.load(folder, replace(options, adapter=None, kv_bits=None), lambda fraction: None)
+    trusted = options.draft_trust_remote_code
+    own = replace(options, adapter=None, kv_bits=None, trust_remote_code=trusted)
+    small = loader.load(folder, own, lambda fraction: None)
     if problem := _problem(large, small):
         message = f"{folder.name} can't draft for {options.log_name}: {problem}"
         if options.draft_required:
@@ -39,6 +41,7 @@ def load(large: LoadedModel, options: LoadOptions) -> DraftModel | None:
         vocab_size=min(large.info.vocab_size, small.info.vocab_size),
         context_length=small.info.context_length,
         share=small.info.weights_bytes / large.info.weights_bytes,
+        row_cost=small.row_cost,
         budget=memory.prefix_budget(options.prefix_cache_bytes) // _CACHE_SHARE,
     )
 

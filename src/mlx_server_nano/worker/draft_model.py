@@ -16,6 +16,7 @@ import mlx.core as mx
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.prefix import Entry
 from mlx_server_nano.worker.reuse import Reuse, Start
+from mlx_server_nano.worker.row_cost import RowCost, growth
 from mlx_server_nano.worker.sampler import Choice
 from mlx_server_nano.worker.sequence import Sequence
 
@@ -78,6 +79,7 @@ class DraftModel:
         vocab_size: int,
         context_length: int,
         share: float,
+        row_cost: RowCost,
         budget: int,
     ) -> None:
         """vocab_size: of the large model. budget: bytes for caches of rows that are through, see `Reuse`."""
@@ -85,8 +87,10 @@ class DraftModel:
         self._model = model
         self._vocab_size = vocab_size
         self._context_length = context_length
+        self._row_cost = row_cost
+        self._new_caches = new_caches
         self._reuse = Reuse(new_caches, budget)
-        self._caches: list[Any] = [slots.slots_for(cache) for cache in new_caches()]
+        self._caches = self._new_slots()
         self._coming: list[_Row] = []
         self._rows: list[_Row] = []
 
@@ -103,9 +107,25 @@ class DraftModel:
         for row in self._rows:
             row.confidence += _RECOVERY * (_FIRST - row.confidence)
 
-    def prepare(self, sequences: Rows[Sequence], budget: int) -> bool:
-        """Let rows go that are through or not among these, and take new ones in, with at most `budget` tokens of their
-        prompts now. False: there was nothing to compute."""
+    def growth(self, ahead: int) -> int:
+        """Bytes that a step adds which drafts so many tokens a row."""
+        return self._slots_growth(len(self._rows), self._longest + ahead) if self._rows else 0
+
+    def shed(self) -> bool:
+        """Give all memory for caches back. False if there was none."""
+        if not self._rows and not self._coming and not self._reuse.nbytes:
+            return False
+        for row in self._coming:
+            self._reuse.forget(row.lease)
+        self._reuse.clear()
+        self._coming, self._rows, self._caches = [], [], self._new_slots()
+        return True
+
+    def prepare(
+        self, sequences: Rows[Sequence], budget: int, has_room: Callable[[int], bool] = lambda need: True
+    ) -> bool:
+        """Let rows go that are through or not among these, and take new ones in that there is room for, told by bytes, with
+        at most `budget` tokens of their prompts now. False: there was nothing to compute."""
         wanted = {id(s) for s in sequences if s.wants_step and s.room_within(self._context_length)}
         for index in reversed(range(len(self._rows))):
             if id(self._rows[index].sequence) not in wanted:
@@ -113,7 +133,7 @@ class DraftModel:
         self._coming = [row for row in self._coming if id(row.sequence) in wanted]
         present = {id(row.sequence) for row in (*self._coming, *self._rows)}
         for sequence in sequences:
-            if id(sequence) in wanted - present:
+            if id(sequence) in wanted - present and has_room(self._need(sequence)):
                 self._coming.append(_Row(sequence, self._reuse.start(sequence.prompt)))
         if not self._coming:
             return False
@@ -148,6 +168,24 @@ class DraftModel:
             row.known, row.length, row.drafted = length, length - 1, draft
         return {id(row.sequence): row.drafted for row in rows}
 
+    def _need(self, sequence: Sequence) -> int:
+        """Bytes for a row: in caches of its own, from which it goes into a slot beside those that come before it."""
+        length = len(sequence.prompt) + len(sequence.output) + slots.GROWTH
+        coming = sum(self._row_cost(row.total + slots.GROWTH) for row in self._coming)
+        return 2 * (coming + self._row_cost(length)) + self._slots_growth(
+            len(self._rows) + 1, max(length, self._longest)
+        )
+
+    @property
+    def _longest(self) -> int:
+        return max((row.total for row in self._rows), default=0)
+
+    def _slots_growth(self, count: int, longest: int) -> int:
+        return sum(growth(mine, count, longest) for mine in self._caches if slots.arrays(mine))
+
+    def _new_slots(self) -> list[Any]:
+        return [slots.slots_for(cache) for cache in self._new_caches()]
+
     def _row(self, sequence: Sequence) -> _Row | None:
         return next((row for row in self._rows if row.sequence is sequence), None)
 
@@ -175,8 +213,11 @@ class DraftModel:
                 slots.move(mine, last, index)
             self._rows[index] = self._rows[last]
         self._rows.pop()
+        if not self._rows:
+            self._caches = self._new_slots()
+            return
         for mine in self._caches:
-            slots.shrink(mine, len(self._rows), max((other.length for other in self._rows), default=0))
+            slots.shrink(mine, len(self._rows), max(other.length for other in self._rows))
 
     def _feed(self, width: int) -> None:
         """Take in what rows have said, but for the last token of each."""

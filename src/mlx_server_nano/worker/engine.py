@@ -37,7 +37,7 @@ from mlx_server_nano.worker.reuse import Reuse
 from mlx_server_nano.worker.scheduler import Prefill, Prepared
 from mlx_server_nano.worker.sequence import Sequence, joined
 from mlx_server_nano.worker.speculate import Speculator
-from mlx_server_nano.worker.trial import TRIAL_TOKENS, trial
+from mlx_server_nano.worker.trial import trial, tried_out
 
 if TYPE_CHECKING:
     from mlx_server_nano.worker.distributed import Follower
@@ -73,7 +73,8 @@ class Engine:
         self._reuse = Reuse(loaded.new_caches, memory.prefix_budget(options.prefix_cache_bytes), disk, ranks)
         self._compiled = compiled or CompiledStep(loaded.model, Compiles())
         settled = compiled is not None or ranks.several  # what a trial measures differs between machines
-        self._trial = None if settled else trial(loaded.model, loaded.new_caches, batchable=loaded.info.batchable)
+        portions = trial(loaded.model, loaded.new_caches, batchable=loaded.info.batchable)
+        self._trial = None if settled else tried_out(self._compiled, portions, self._admission)
         self._batch = Batch(
             loaded.model,
             self._reuse,
@@ -120,7 +121,9 @@ class Engine:
         for message in self._ranks.take(self._inbox, wait=wait):
             self._take_in(message)
         # Drafts go on from the last tokens, so these must be known before the next step is launched.
-        first = [step for step in self._launched if step.drafts is not None or self._hopes(step.group)]
+        first = [
+            step for step in self._launched if step.drafts or self._speculator.reads_first(step.group, self._batch.rows)
+        ]
         launched = self._launched
         self._launched = [step for step in launched if step not in first]
         self._read(first)
@@ -138,27 +141,14 @@ class Engine:
         if not self._only_decoding:
             self._prefill(decoding, budget)
             self._events += self._embedder.step(budget)
-        self._only_decoding &= not self._speculator.prepare(self._batch.groups, budget)
+        self._only_decoding &= not self._speculator.prepare(self._batch.groups, budget, self._has_room)
         self._reuse.step()
-        if self.idle:
-            self._try_out()
+        if self.idle and self._trial is not None and next(self._trial, True):
+            self._trial = None
         self._turns += 1
         if self.idle or self._turns % _CLEAR_EVERY == 0 or self._admission.short(mx.get_cache_memory()) > 0:
             mx.clear_cache()
         self._post(at_rest=self.idle)
-
-    def _try_out(self) -> None:
-        """A portion of the trial of compiled steps; there is none where memory is short."""
-        if self._trial is None:
-            return
-        if self._admission.short(self._admission.for_more(0, TRIAL_TOKENS)) > 0:
-            self._trial = None
-            return
-        try:
-            next(self._trial)
-        except StopIteration as end:
-            self._compiled.compiles = end.value
-            self._trial = None
 
     def _take_in(self, message: Incoming) -> None:
         if isinstance(message, Prepared):
@@ -260,8 +250,8 @@ class Engine:
         there is an older one. A row alone is bounded by what fits."""
         if not self._admission.is_near(self._batch.rows):
             return
-        while self._admission.short(self._batch.growth + self._prefiller.growth(self._options.prefill_chunk)) > 0:
-            if self._reuse.evict():
+        while self._admission.short(self._growth) > 0:
+            if self._reuse.evict() or self._speculator.shed():
                 continue
             if self._launched:
                 # With nothing on its way, what is given up is free at once.
@@ -281,6 +271,16 @@ class Engine:
             self._settle([], tight=True)
             youngest.resume()
             self._prefiller.resume(youngest)
+
+    @property
+    def _growth(self) -> int:
+        """Bytes that the next turn adds."""
+        prompts = self._prefiller.growth(self._options.prefill_chunk)
+        return self._batch.growth + prompts + self._speculator.growth
+
+    def _has_room(self, need: int) -> bool:
+        """Whether there is memory for this beside all that running requests have a claim on."""
+        return self._admission.short(self._prefiller.owed(self._decoding()) + need) <= 0
 
     def _resume_interrupted(self) -> None:
         interrupted, self._interrupted = self._interrupted, []
@@ -342,9 +342,6 @@ class Engine:
             return
         if deltas:
             self._events.append(joined(deltas))
-
-    def _hopes(self, group: Group) -> bool:
-        return self._speculator.reads_first(group, self._batch.rows)
 
     def _note_duration(self, read: list[LaunchedStep], *, ahead: bool) -> None:
         """ahead: the next step was launched before these were read."""

@@ -89,9 +89,7 @@ class Prefiller:
 
     def admit(self, decoding: list[Sequence]) -> Iterator[Event]:
         """Begin with prompts that there is room for beside these rows."""
-        owed = sum(self._admission.to_go_on(len(row), row.max_tokens - row.launched) for row in decoding)
-        for prefill in self.running:
-            owed += self._need(prefill, prefill.done)
+        owed = self.owed(decoding)
 
         def fits(prefill: Prefill) -> bool:
             nonlocal owed
@@ -104,6 +102,11 @@ class Prefiller:
                 prefill.announced = True
                 prepared = prefill.prepared
                 yield Started(prepared.request_id, len(prepared.ids), prefill.done, prepared.tail)
+
+    def owed(self, decoding: list[Sequence]) -> int:
+        """Bytes that these rows and the prompts at work have a claim on beyond what they have."""
+        rows = sum(self._admission.to_go_on(len(row), row.max_tokens - row.launched) for row in decoding)
+        return rows + sum(self._need(prefill, prefill.done) for prefill in self.running)
 
     def _begin(self, prefill: Prefill) -> None:
         prepared = prefill.prepared

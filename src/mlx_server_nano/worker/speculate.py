@@ -11,6 +11,7 @@ enough to do as it is."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Final
@@ -67,13 +68,23 @@ class Speculator:
         self._drafted = 0
         self._accepted = 0
 
-    def prepare(self, groups: Rows[Group], budget: int) -> bool:
-        """Let the draft model go on with prompts; budget: tokens. Whether there was anything to compute."""
+    @property
+    def growth(self) -> int:
+        """Bytes that the draft model adds in the next step, at most."""
+        return self._model.growth(_SIZES[-1]) if self._model is not None else 0
+
+    def shed(self) -> bool:
+        """Give the draft model's caches back: it begins anew when there is room. False if it has none."""
+        return self._model is not None and self._model.shed()
+
+    def prepare(self, groups: Rows[Group], budget: int, has_room: Callable[[int], bool]) -> bool:
+        """Let the draft model go on with prompts; budget: tokens. has_room: for so many bytes. Whether there was anything to
+        compute."""
         if self._model is None or not self.enabled:
             return False
         sequences = [sequence for group in groups for sequence in group.sequences if group.verifies]
         try:
-            return self._model.prepare(sequences if len(sequences) <= MOST_ROWS else [], budget)
+            return self._model.prepare(sequences if len(sequences) <= MOST_ROWS else [], budget, has_room)
         except Exception:
             self._give_up()
             return False

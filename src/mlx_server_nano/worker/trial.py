@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
 from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.admission import Admission
 from mlx_server_nano.worker.compiled import ANY_LENGTH, CompiledStep, Compiles, plain_step
 from mlx_server_nano.worker.joint import Part
 
@@ -25,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 _SHORT = 3
 _LONG = 2000
-TRIAL_TOKENS = 2 * _LONG
+_TOKENS = 2 * _LONG
 _WARM_UP = 2
 _STEPS = 8
 _ROUNDS = 2
@@ -70,6 +71,17 @@ def trial(model: Any, new_caches: Callable[[], list[Any]], *, batchable: bool) -
         return Compiles()
     # Rows of different length need a mask either way.
     return Compiles(alone, ANY_LENGTH if pair is not None and pair.pays else 0)
+
+
+def tried_out(compiled: CompiledStep, portions: Trial[Compiles], admission: Admission) -> Iterator[None]:
+    """Let a trial decide what is compiled, a portion at a time; there is none where memory is short."""
+    while admission.short(admission.for_more(0, _TOKENS)) <= 0:
+        try:
+            next(portions)
+        except StopIteration as end:
+            compiled.compiles = end.value
+            return
+        yield
 
 
 def _limit_alone(model: Any, new_caches: Callable[[], list[Any]]) -> Trial[int]:
