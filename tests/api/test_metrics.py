@@ -85,7 +85,7 @@ def test_clients_make_no_labels(server):
     assert counted["requests_total", "unmatched", "404"] == 2
     assert counted["requests_total", "/v1/models/{name:path}", "404"] == 2
     assert counted["requests_total", CHAT, "404"] == 1
-    assert counted["requests_total", "unmatched", "403"] == 1
+    assert counted["requests_total", CHAT, "403"] == 1
     assert not any("nowhere" in key for key in counted)
 
 

@@ -98,7 +98,7 @@ def test_a_loaded_model_is_not_deleted(machine: Machine, server: Running) -> Non
         f"mlx-server-nano: the server at {server.url} has org/model loaded: mlx-server-nano stop org/model\n",
     )
     code, _, told = machine.run("rm", "--yes", "org/other", **{**running, "MLX_API_KEY": "wrong"})
-    assert code == 1 and "wants an API key" in told
+    assert code == 1 and "wants another API key than it got" in told
     assert machine.run("rm", "--yes", "org/other", **running)[0] == 0
     assert [folder.name for folder in machine.cache.glob("models--*")] == ["models--org--model"]
     assert machine.run("rm", "--yes", "demo", **running)[2] == "mlx-server-nano: demo is part of the package\n"

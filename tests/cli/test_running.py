@@ -47,11 +47,10 @@ def test_stop_all(command: Command, server: Running) -> None:
 
 
 def test_without_the_key(command: Command, server: Running) -> None:
-    done = command("ps", MLX_API_KEY="wrong")
-    assert (done.exit_code, done.output) == (
-        1,
-        f"Error: {server.url} wants an API key: --api-key-file, or MLX_API_KEY\n",
-    )
+    for key, wants in (("", "an API key"), ("wrong", "another API key than it got")):
+        done = command("ps", MLX_API_KEY=key)
+        told = f"Error: {server.url} wants {wants}: --api-key-file, or MLX_API_KEY\n"
+        assert (done.exit_code, done.output) == (1, told)
 
 
 def test_without_a_server(command: Command, server: Running) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlx_server_nano.api.metrics import METRICS_PATH, Metrics
@@ -23,13 +23,13 @@ logger = logging.getLogger("mlx_server_nano.access")
 
 
 class Observe:
-    """Must be inside of RequestIds and outside of all that answers. Clients can't make up routes: one that matches none, or
-    is refused before that is known, counts as unmatched."""
+    """Must be inside of RequestIds and outside of all that answers. Clients can't make up routes: what matches none counts as
+    unmatched."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route]) -> None:
         self._app = app
         self._metrics = metrics
-        self._patterns = {id(route.endpoint): route.path for route in routes}
+        self._routes = list(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,7 +45,7 @@ class Observe:
             await self._app(scope, receive, watch)
         finally:
             seconds = time.perf_counter() - record.began_at
-            route = self._patterns.get(id(scope.get("endpoint")), _UNMATCHED)
+            route = self._route(scope)
             code = record.status or (_CLIENT_GONE if record.gone else 500)
             self._metrics.answered(route, code, seconds)
             level = logging.DEBUG if route in _QUIET else logging.INFO
@@ -54,6 +54,10 @@ class Observe:
                 told = " ".join(f"{name}={value}" for name, value in fields.items())
                 logger.log(level, "%s", told, extra={"fields": fields})
         return None
+
+    def _route(self, scope: Scope) -> str:
+        """The pattern. A request that was refused has not been through the router."""
+        return next((r.path for r in self._routes if r.matches(scope)[0] is not Match.NONE), _UNMATCHED)
 
 
 def _fields(scope: Scope, record: Record, route: str, code: int, seconds: float) -> dict[str, object]:

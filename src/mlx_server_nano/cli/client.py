@@ -103,7 +103,8 @@ class Client:
 
     def _reason(self, response: http.client.HTTPResponse) -> str:
         if response.status == 401:
-            return f"{self.url} wants an API key: --api-key-file, or MLX_API_KEY"
+            wants = "wants an API key" if self._key is None else "wants another API key than it got"
+            return f"{self.url} {wants}: --api-key-file, or MLX_API_KEY"
         try:
             return str(json.loads(response.read())["error"]["message"])
         except (ValueError, KeyError, TypeError):
