@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlx_server_nano.worker.kvfile import Content, Tensor, Writer
-from mlx_server_nano.worker.shelf import DAILY, Shelf
+from mlx_server_nano.worker.shelf import DAILY, Kept, Shelf, _covered
 
 MODEL, OTHER = "a" * 64, "b" * 64
 
@@ -67,6 +69,17 @@ def test_a_longer_file_replaces_shorter_ones_where_it_can_serve_for_them(tmp_pat
     left = [path for path in paths if path.exists()]
     assert len(left) == (2 if cut else 4)
     assert paths[2] in left
+
+
+@given(st.lists(st.lists(st.sampled_from([1, 255, 256, 70000]), min_size=1, max_size=5), max_size=12))
+def test_what_others_begin_with_goes_and_nothing_else(runs: list[list[int]]):
+    files = [Kept(Path(str(i)), np.array(run, np.int32), 1) for i, run in enumerate(runs)]
+    gone = {int(kept.path.name) for kept in _covered(files)}
+    left = [run for i, run in enumerate(runs) if i not in gone]
+    for run in runs:
+        assert sum(other[: len(run)] == run for other in left) >= 1, "every run is still served"
+    for i, run in enumerate(left):
+        assert not any(other[: len(run)] == run for j, other in enumerate(left) if j != i), "none is of no use"
 
 
 def test_foreign_and_damaged_files_are_removed_and_others_left_alone(tmp_path, caplog):

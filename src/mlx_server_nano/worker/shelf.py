@@ -16,8 +16,9 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -104,8 +105,8 @@ class Shelf:
                 self.discard(path, str(error))
                 continue
             self._kept[path] = Kept(path, content.tokens, content.nbytes)
-        for kept in list(self._kept.values()) if self._cut and paths - before else ():
-            if any(kept is not other and _covers(other, kept) for other in self._kept.values()):
+        if self._cut and paths - before:
+            for kept in _covered(self._kept.values()):
                 self.discard(kept.path)
 
     def discard(self, path: Path, reason: str | None = None) -> None:
@@ -167,9 +168,11 @@ class Shelf:
             return 0
 
 
-def _covers(longer: Kept, kept: Kept) -> bool:
-    count = len(kept.tokens)
-    return len(longer.tokens) >= count and common(longer.tokens, kept.tokens) == count
+def _covered(files: Iterable[Kept]) -> list[Kept]:
+    """Those whose tokens another begins with; all but one of those that are the same."""
+    ordered = sorted((kept.tokens.astype(">u4").tobytes(), str(kept.path), kept) for kept in files)
+    # In this order, what begins with a run follows right behind it.
+    return [kept for (run, _, kept), (following, _, _) in pairwise(ordered) if following.startswith(run)]
 
 
 def _entries(folder: Path) -> Iterator[Path]:
