@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from mlx_server_nano.chat.model import ChatModel
 from mlx_server_nano.errors import ModelNotFoundError, WorkerDiedError
 from mlx_server_nano.protocol import Delta
 from tests.api.conftest import read_all, read_until, wait_until
@@ -65,6 +66,29 @@ def test_half_sent_request(server, sent):
     connection.close()
     wait_until(lambda: server.gate.idle)
     assert server.manager.requests == []
+
+
+@pytest.mark.parametrize("body", [BODY, STREAM])
+def test_a_request_that_is_long_in_the_making_holds_nobody_up(server, monkeypatch, body):
+    """Such as one with a thousand tools, whose grammar must be written."""
+    entered, others_served, bind = threading.Event(), threading.Event(), ChatModel.bind
+    in_time = []
+
+    def long(self, chat):
+        entered.set()
+        in_time.append(others_served.wait(10))
+        return bind(self, chat)
+
+    monkeypatch.setattr(ChatModel, "bind", long)
+    server.manager.scripts["m"] = Script(lambda request: [started(), *text("Hello")])
+    connection = server.post(body)
+    assert entered.wait(10)
+    with server.connect() as other:
+        other.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        assert b"200 OK" in read_all(other)
+    others_served.set()
+    assert b"Hello" in read_all(connection)
+    assert in_time == [True]
 
 
 def test_stream_headers(server):

@@ -8,6 +8,7 @@ back however it ends.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class StreamEncoder(Protocol):
         """What keeps a silent stream alive: a comment or an event that says nothing; asked anew each time."""
 
     def begin(self, lease: Lease) -> Work | tuple[Work, ...]:
-        """The request, or requests, as the leased model takes it. Raises InvalidRequestError for what the model can't
-        do."""
+        """The request, or requests, as the leased model takes it; called on another thread. Raises InvalidRequestError for
+        what the model can't do."""
 
     def feed(self, events: Sequence[Event]) -> bytes:
         """What the client sees of these events; may be empty."""
@@ -110,7 +111,8 @@ class GenerationEndpoint:
         self, job: StreamJob | AnswerJob, take: Callable[[Sequence[Event]], Awaitable[None]], record: Record
     ) -> None:
         async with self._manager.lease(job.model) as lease:
-            requests = job.encoder.begin(lease)
+            # A grammar for hundreds of tools takes a good part of a second to write.
+            requests = await asyncio.to_thread(job.encoder.begin, lease)
             generation = lease.generate(*(requests if isinstance(requests, tuple) else (requests,)))
             record.send(lease.model_id)
             try:

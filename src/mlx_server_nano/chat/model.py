@@ -57,7 +57,8 @@ class ChatModel:
         return other
 
     def bind(self, chat: ChatRequest) -> Bound:
-        """Raises InvalidRequestError for what this model or its template can't do."""
+        """Where a grammar for many tools is to be written this takes long: keep it off the event loop. Raises
+        InvalidRequestError for what this model or its template can't do."""
         if not self._info.chats:
             raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
         tools = () if chat.choice.mode is CallMode.NONE else chat.tools
@@ -96,7 +97,7 @@ class ChatModel:
         asked = replace(thinking, budget=None)
         if self._info.chat_template is None or asked == Thinking():
             return {}
-        # Found out by trying the template, which holds up the event loop for as long as compiling it takes: once.
+        # Found out by trying the template, which must be compiled for that: once.
         if asked not in self._thinking:
             self._thinking[asked] = thinking_variables(
                 self._info.chat_template, effort=asked.effort, enabled=asked.enabled
