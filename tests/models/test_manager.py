@@ -362,6 +362,21 @@ async def test_a_pinned_model_is_unloaded_by_force_alone(bench: Bench) -> None:
         assert bench.states() == {}
 
 
+@pytest.mark.parametrize("close", [False, True])
+async def test_a_load_that_is_called_off_before_it_has_begun_leaves_nobody_waiting(bench: Bench, close: bool) -> None:
+    bench.model("a")
+    async with bench.managed("a") as manager:
+        slot, _ = await manager._slot("a")
+        await (manager.close() if close else manager.unload("a", force=True))
+        with pytest.raises(UnavailableError, match="shutting down" if close else "unloaded"):
+            async with asyncio.timeout(10):
+                await slot.ready
+        assert manager.status() == []
+        if not close:
+            assert await bench.use("a") == "t0 t1 "
+    assert bench.notes("load") == ([] if close else ["load a"])
+
+
 async def test_unloading_ends_a_load(bench: Bench, children: Children) -> None:
     go = bench.model("a", "wait") / "go"
     async with bench.managed("a") as manager:

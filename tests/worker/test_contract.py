@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import inspect
 import json
@@ -17,6 +18,7 @@ from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model, load_tokenizer
 from tokenizers import decoders
 
+from mlx_server_nano.worker import attention, joint
 from tests.worker.conftest import Tiny
 
 
@@ -128,6 +130,21 @@ def test_attention_takes_a_mask_for_each_row():
     together = base.scaled_dot_product_attention(q, k, v, cache=None, scale=1.0, mask=mask)
     alone = base.scaled_dot_product_attention(q[:1], k[:1, :, :3], v[:1, :, :3], cache=None, scale=1.0, mask=None)
     assert mx.allclose(together[:1], alone, atol=1e-5)
+
+
+def test_attention_is_called_as_ours_is():
+    """`joint.attend` takes its place in the modules of models, which call it by that name and with these arguments."""
+    names = ["queries", "keys", "values", "cache", "scale", "mask", "sinks"]
+    required = inspect.Parameter.empty
+    for function in (base.scaled_dot_product_attention, joint.attend, attention.attention):
+        assert parameters(function) == dict(zip(names, [*[required] * 6, None], strict=True))
+
+
+def test_models_find_attention_under_its_name():
+    """`joint.prepare` looks for it there."""
+    for name in ("llama", "qwen3", "gemma3_text", "qwen3_next", "gpt_oss"):
+        module = importlib.import_module(f"mlx_lm.models.{name}")
+        assert module.scaled_dot_product_attention in (base.scaled_dot_product_attention, joint.attend)
 
 
 @pytest.mark.parametrize("traditional", [False, True])

@@ -218,6 +218,7 @@ class Manager:
         if slot is None:
             slot = self._slots[ref.key] = Slot(ref)
             slot.arrival = self._spawn(self._bring_up(slot))
+            slot.arrival.add_done_callback(lambda _: self._note_arrival(slot))
         if len(self._known) < _KNOWN_NAMES:
             self._known[name] = ref
         return slot, ref
@@ -238,12 +239,7 @@ class Manager:
             if isinstance(error, WorkerDiedError):
                 self._counts[slot.ref.name].crashes += 1
         except asyncio.CancelledError:  # by `close` or `unload`
-            why = (
-                "The server is shutting down."
-                if self._draining
-                else f"{slot.ref.name} was unloaded before it was ready."
-            )
-            error = UnavailableError(why)
+            error = self._called_off(slot)
         except Exception as unexpected:
             _log.exception("Loading %s failed", slot.ref.name)
             error = ModelLoadError(f"{slot.ref.name} can't be loaded: {unexpected}")
@@ -252,6 +248,18 @@ class Manager:
         _log.warning("%s is not loaded: %s", slot.ref.name, error)
         slot.fail(error)
         await self._unload(slot)
+
+    def _note_arrival(self, slot: Slot) -> None:
+        """A task that is cancelled before it begins runs none of its code."""
+        if not slot.ready.done():
+            slot.fail(self._called_off(slot))
+            self._forget(slot)
+
+    def _called_off(self, slot: Slot) -> UnavailableError:
+        name = slot.ref.name
+        return UnavailableError(
+            "The server is shutting down." if self._draining else f"{name} was unloaded before it was ready."
+        )
 
     async def _load(self, slot: Slot) -> None:
         started = time.monotonic()
