@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.models import base
+from mlx_lm.models.cache import ArraysCache
 
 from mlx_server_nano.worker import joint, slots
 from mlx_server_nano.worker.compiled import ANY_LENGTH, CompiledStep, Compiles, plain_step
@@ -116,6 +117,32 @@ def test_memory_of_rows_of_very_different_length(tiny: Tiny):
     assert batch.rows == 8
     # Beside that, a row has room for 256 tokens to come.
     assert batch.nbytes <= loaded.row_cost(3500 + 256) + 8 * loaded.row_cost(16 + 40 + 256 + 32)
+
+
+def test_what_is_kept_of_a_row_holds_no_others_states(tiny: Tiny):
+    """Of one that was alone and shared its last pass with eight others."""
+    loaded = dataclasses.replace(tiny("qwen3_next"), **MANY_GROUPS)
+    driver = Driver(loaded, prefill_chunk=4096)
+    rng = random.Random(7)
+    mx.clear_cache()
+    long = driver.tokens(prompt(rng, 300), max_tokens=20)
+    for _ in range(8):
+        driver.tokens(prompt(rng, 9), max_tokens=60)
+    while (long, 0) not in driver.answers() or driver.answers()[long, 0].finish is None:
+        driver.turn()
+    driver.turn(2)
+    kept = max((entry for _, entry in driver.engine._reuse._prefixes.unleased()), key=lambda entry: entry.length)
+    assert kept.length == 319
+    states = [array for cache in kept.caches if isinstance(cache, ArraysCache) for array in cache.cache]
+    mx.eval(states)
+    expected = sum(array.nbytes for array in states)
+    driver.run()
+    before = mx.get_active_memory()
+    for cache in kept.caches:
+        if isinstance(cache, ArraysCache):
+            cache.cache = []
+    del states
+    assert before - mx.get_active_memory() <= 1.2 * expected + 4096 * 16
 
 
 def test_groups_merge_when_they_have_become_alike(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_server_nano.worker import slots
+from mlx_server_nano.worker import joint, slots
 from mlx_server_nano.worker.drafts import Drafts, Verifying
 from mlx_server_nano.worker.grammar import RowGrammar
 from mlx_server_nano.worker.joint import Part
@@ -92,6 +92,7 @@ class Group:
         if self._slotted:
             return [slots.extract(mine, index, length) for mine in self.caches]
         for mine in self.caches:
+            joint.detach(mine)
             if slots.cuttable(mine):
                 slots.cut(mine, length)
         return self.caches

@@ -131,6 +131,14 @@ def _join(parts: list[Any], rows: list[slice], offset: mx.array) -> Any:
     return _Joined(parts, rows, offset)
 
 
+def detach(cache: Any) -> None:
+    """Let a row's states lie by themselves: what a shared pass leaves of them is a slice, which holds all rows' states."""
+    for part in cache.caches if isinstance(cache, CacheList) else ():
+        detach(part)
+    if isinstance(cache, ArraysCache):
+        cache.cache = [None if array is None else mx.contiguous(array) for array in cache.cache]
+
+
 def _divide(whole: Any, parts: list[Any], rows: list[slice]) -> None:
     """Give each part its rows' states; keys and values are with it already."""
     if isinstance(whole, CacheList):
