@@ -28,7 +28,8 @@ _FORGET_AFTER: Final = 256  # steps
 
 class Pace:
     """Chooses the groups of each step. The least of the durations that were measured counts: what disturbs a step only ever adds
-    to it."""
+    to it. The time until a step is read is the device's for that step or the host's for launching the next: it tells of a kind
+    of step where both are of it. Therefore long rows take two steps in a row."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -36,7 +37,8 @@ class Pace:
         self._all: deque[float] = deque(maxlen=_LATEST)
         self._short: deque[float] = deque(maxlen=_LATEST)
         self._short_since = 0
-        self._left_out = 0
+        self._turn = 0
+        self._launched_all = True
         self._ahead = False
         self._at: float | None = None
 
@@ -51,11 +53,11 @@ class Pace:
             return groups
         least = min(group.reach for group in groups)
         short = [group for group in groups if group.reach < _LONG * least]
-        self._left_out += 1
-        if len(short) == len(groups) or self._left_out >= self._every():
-            self._left_out = 0
-            return groups
-        return short
+        self._turn += 1
+        if len(short) == len(groups) or self._turn >= 2 * self._every():
+            self._turn = 0
+        self._launched_all = self._turn < 2
+        return groups if self._launched_all else short
 
     def mark(self, read: list[Group], *, ahead: bool) -> None:
         """A step of these groups has just been read; none: or something else took time as well. ahead: the next one was launched
@@ -63,7 +65,8 @@ class Pace:
         now = self._clock()
         if read and self._company and self._at is not None and ahead and self._ahead:
             whole = self._company.keys() <= {id(group) for group in read}
-            (self._all if whole else self._short).append(now - self._at)
+            if whole == self._launched_all:
+                (self._all if whole else self._short).append(now - self._at)
             self._short_since = self._short_since + 1 if whole else 0
             if self._short_since >= _FORGET_AFTER:
                 self._short_since = 0
@@ -72,10 +75,10 @@ class Pace:
         self._at = now if read else None
 
     def _every(self) -> int:
-        """One step in so many is of all groups."""
+        """One step in so many is of all groups, on average."""
         if len(self._all) < _ENOUGH:
             return 1
         if len(self._short) < _ENOUGH:
-            return _ENOUGH + 1
+            return _ENOUGH
         ratio = min(self._all) / min(self._short)
         return max(1, min(_MOST, math.ceil((ratio - 1) * _KEPT / (1 - _KEPT))))
