@@ -151,14 +151,14 @@ def running(contestant: Contestant, model: Path | None, *extra: str) -> Iterator
 
 
 @contextlib.contextmanager
-def serving(cache: Path, log: Path, *flags: str) -> Iterator[Server]:
-    """This server with these flags, which listens and writes to `log`; stopped at the end."""
+def serving(cache: Path, log: Path, *flags: str, **variables: str) -> Iterator[Server]:
+    """This server with these flags and environment variables, which listens and writes to `log`; stopped at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     command = [*Contestant.NANO.command(), "--host", "127.0.0.1", "--port", str(port), *flags]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(cache))
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(cache) | variables)
         server = Server(process, port, time.monotonic(), None)
         try:
             server.wait_listening()
