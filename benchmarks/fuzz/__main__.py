@@ -3,8 +3,8 @@ the document says?
 
     python -m benchmarks.fuzz --minutes 10
 
-Starts a server of its own with a small random model. It goes round all operations, in whole rounds with a seed each, until the time is
-up; then it says what it found, and exits with 1 if there was anything."""
+Starts a server of its own with a small random model. It goes round all operations, with a seed for each round, until the
+time is up, and at least once; then it says what it found, and exits with 1 if there was anything."""
 
 from __future__ import annotations
 
