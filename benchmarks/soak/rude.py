@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from benchmarks import prompts
-from benchmarks.soak.dialects import Dialect, Question, body
+from benchmarks.soak.dialects import Dialect, Question, body, refusal
 from benchmarks.soak.journal import WrongError
 
 _SLOW_BYTES: Final = 200
@@ -37,16 +37,18 @@ class RudeClients:
                     return
 
     async def reads_slowly(self) -> None:
-        """A byte at a time for a while; then it leaves, or reads the rest."""
+        """A byte at a time for a while; then it leaves, or reads the rest. Raises RefusedError for an error instead of a
+        stream."""
+        answer = b""
         async with self._asking(150) as (reader, _):
             for _ in range(_SLOW_BYTES):
-                if not await reader.read(1):
+                byte = await reader.read(1)
+                if not byte:
                     return
+                answer += byte
                 await asyncio.sleep(_SLOW_PAUSE)
             if self._draw.random() < 0.5:
-                rest = await reader.read()
-                if not rest.endswith(b"\r\n0\r\n\r\n"):
-                    raise WrongError(f"the answer has no end: {rest[-100:]!r}")
+                check_stream(answer + await reader.read())
 
     async def sends_half(self) -> None:
         """Half a body, or half a head, and then nothing for a while."""
@@ -110,6 +112,15 @@ class RudeClients:
             yield reader, writer
         finally:
             writer.transport.abort()
+
+
+def check_stream(answer: bytes) -> None:
+    """Raises WrongError for a stream without its end, RefusedError for an error instead of one."""
+    head, _, content = answer.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200 "):
+        raise refusal(int(head.split()[1]), content)
+    if not content.endswith(b"\r\n0\r\n\r\n"):
+        raise WrongError(f"the answer has no end: {answer[-100:]!r}")
 
 
 def _head(path: str, length: int) -> bytes:

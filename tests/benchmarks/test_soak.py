@@ -9,6 +9,7 @@ from benchmarks.soak import report
 from benchmarks.soak.dialects import Dialect, Streamed, refusal
 from benchmarks.soak.growth import fit
 from benchmarks.soak.journal import Journal, RefusedError, WrongError
+from benchmarks.soak.rude import check_stream
 from benchmarks.soak.watch import Pause, Sample, Watch
 
 
@@ -69,3 +70,12 @@ def test_a_worker_that_grows_is_told_from_one_whose_memory_swings():
     assert judged(lambda i: 200 + 40 * (i % 3))
     assert not judged(lambda i: 200 + 3 * i + 40 * (i % 3))
     assert not report._workers(run_with([]))[0].good
+
+
+def test_a_slow_reader_tells_an_error_from_a_stream_that_breaks_off():
+    check_stream(b"HTTP/1.1 200 OK\r\n\r\n1\r\nx\r\n0\r\n\r\n")
+    with pytest.raises(WrongError, match="no end"):
+        check_stream(b"HTTP/1.1 200 OK\r\n\r\n1\r\nx\r\n")
+    with pytest.raises(RefusedError, match="500 worker_died"):
+        died = b'{"error": {"message": "The worker process died.", "code": "worker_died"}}'
+        check_stream(b"HTTP/1.1 500 Internal Server Error\r\n\r\n" + died)
