@@ -28,6 +28,7 @@ from mlx_server_nano.worker.ranks import ALONE, Ranks
 from mlx_server_nano.worker.row_cost import RowCost
 from mlx_server_nano.worker.sequence import RowSampling
 from mlx_server_nano.worker.tryout import first_line, try_out
+from mlx_server_nano.worker.unpack import unpacked
 from mlx_server_nano.worker.vocabulary import Vocabulary
 
 _LOG = logging.getLogger(__name__)
@@ -109,8 +110,16 @@ class LoadedModel:
         )
 
 
-def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None], ranks: Ranks = ALONE) -> LoadedModel:
-    """Load a folder; `on_progress` gets the fraction of the weights' bytes that are in memory.
+def load(
+    path: Path,
+    options: LoadOptions,
+    on_progress: Callable[[float], None],
+    ranks: Ranks = ALONE,
+    *,
+    unpack: bool = False,
+) -> LoadedModel:
+    """Load a folder; `on_progress` gets the fraction of the weights' bytes that are in memory. unpack: plain products are faster
+    here than quantized ones.
 
     Raises UnsupportedModelError for an architecture that mlx-lm does not know, OutOfMemoryError, and ModelLoadError for
     damaged or missing files."""
@@ -126,6 +135,8 @@ def load(path: Path, options: LoadOptions, on_progress: Callable[[float], None],
     grammars = GrammarCompiler(tokenizer, vocabulary, vocab_size=entries, eos_ids=eos_ids)
     try:
         model, _ = load_model(path, lazy=True, trust_remote_code=options.trust_remote_code)
+        if unpack:
+            model = unpacked(model)
         if adapter_folder is not None:
             adapter.apply(model, adapter_folder)
         ranks.split(model, config)
