@@ -48,6 +48,7 @@ def limited(loaded: LoadedModel, tokens: int, **options: Any) -> Driver:
     gc.collect()
     driver = Driver(loaded, prefill_chunk=32, busy_prefill_chunk=32, **options)
     admission = driver.engine._admission
+    gc.collect()  # what earlier tests left in cycles must not count, as it may go at any time
     admission.limit = mx.get_active_memory() + admission._reserve + loaded.row_cost(tokens)
     return driver
 
