@@ -48,7 +48,9 @@ def limited(loaded: LoadedModel, tokens: int, **options: Any) -> Driver:
     gc.collect()
     driver = Driver(loaded, prefill_chunk=32, busy_prefill_chunk=32, **options)
     admission = driver.engine._admission
-    gc.collect()  # what earlier tests left in cycles must not count, as it may go at any time
+    # As if the model were alone: of all that lies in memory, other tests' models included, a share is kept in reserve, and hides what
+    # passes take.
+    admission._reserve = admission._workspace = loaded.info.weights_bytes // 16
     admission.limit = mx.get_active_memory() + admission._reserve + loaded.row_cost(tokens)
     return driver
 
@@ -130,7 +132,7 @@ def test_what_does_not_fit_waits_for_its_turn_and_what_never_fits_is_refused(tin
 def test_the_prefix_cache_gives_way_but_for_what_the_prompt_needs(tiny: Tiny):
     loaded = tiny("qwen3", **WIDE)
     rng = random.Random(3)
-    driver = limited(loaded, 2400)
+    driver = limited(loaded, 2600)
     talk, other = prompt(rng, 900), prompt(rng, 600)
     for ids in (talk, other):
         driver.tokens(ids, max_tokens=2)
@@ -154,18 +156,18 @@ def test_a_row_alone_ends_when_memory_is_full_as_it_does_when_the_context_is(tin
     assert 100 < answer.tokens <= 400
 
 
+@pytest.mark.parametrize(("tokens", "said", "drafts"), [(1200, 40, False), (1600, 600, True)])
 def test_drafting_takes_only_what_is_left_over_and_gives_it_back(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, resumed: list[int]
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, resumed: list[int], tokens: int, said: int, drafts: bool
 ):
     """Wrong guesses, so that both models decode on and on."""
-    said = 600
     generous(monkeypatch)
     monkeypatch.setattr(Costs, "ratio", lambda self, shape: 0.01)
     monkeypatch.setattr(speculate, "_SIZES", (2,))
     loaded, small = tiny("qwen3", **WIDE), tiny("qwen3", seed=1, **WIDE)
     values: dict[str, Any] = {"vocab_size": loaded.info.vocab_size, "context_length": 9999, "share": 0.1, "budget": 0}
     draft_model = DraftModel(small.model, small.new_caches, row_cost=small.row_cost, **values)
-    driver = limited(loaded, 1600, draft_model=draft_model, speculation=True, prefix_cache_bytes=0)
+    driver = limited(loaded, tokens, draft_model=draft_model, speculation=True, prefix_cache_bytes=0)
     endless = Sampling(temperature=0, logit_bias=dict.fromkeys(loaded.eos_ids, -100.0))
     request_id = driver.tokens(prompt(random.Random(12), 300), max_tokens=said, sampling=endless)
     peak, most = 0, 0
@@ -173,7 +175,7 @@ def test_drafting_takes_only_what_is_left_over_and_gives_it_back(
         driver.turn()
         peak = max(peak, mx.get_active_memory())
         most = max(most, len(draft_model._rows))
-    assert most > 0
+    assert (most > 0) is drafts
     assert not resumed and not driver.failures()
     assert not draft_model._rows
     assert driver.answers()[request_id, 0].tokens == said
