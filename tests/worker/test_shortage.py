@@ -48,8 +48,8 @@ def limited(loaded: LoadedModel, tokens: int, **options: Any) -> Driver:
     gc.collect()
     driver = Driver(loaded, prefill_chunk=32, busy_prefill_chunk=32, **options)
     admission = driver.engine._admission
-    # As if the model were alone: of all that lies in memory, other tests' models included, a share is kept in reserve, and hides what
-    # passes take.
+    # As if the model were alone: a share of all that lies in memory, other tests' models included, is kept in reserve, and hides
+    # what passes take.
     admission._reserve = admission._workspace = loaded.info.weights_bytes // 16
     admission.limit = mx.get_active_memory() + admission._reserve + loaded.row_cost(tokens)
     return driver
