@@ -21,6 +21,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx_lm.utils import dequantize_model, load_model
 from tokenizers import Tokenizer
 
 from training import model as shape
@@ -147,8 +148,8 @@ class Trainer:
         return self.model
 
     def start_from(self, folder: Path) -> None:
-        """Take the weights of a trained folder, not quantized, of the same shape."""
-        self.model.load_weights(str(folder / "model.safetensors"))
+        """Take the weights of a trained folder of the same shape; quantized ones are widened."""
+        self.model.update(dequantize_model(load_model(folder)[0]).parameters())
         self.weights = self.model.parameters()
 
     def save(self, folder: Path, progress: Progress) -> None:

@@ -82,6 +82,9 @@ def test_a_second_round_starts_from_the_first_ones_weights(made):
     loaded, _ = load(str(made.root / "model"))
     assert mx.array_equal(fresh.weights["model"]["embed_tokens"]["weight"], loaded.model.embed_tokens.weight)
     assert fresh.loss([rows]) != before
+    first = fresh.loss([rows])
+    fresh.start_from(made.root / "model-8bit")
+    assert fresh.loss([rows]) == pytest.approx(first, abs=0.02), "widened"
 
 
 def test_training_stops_at_the_clock_and_at_the_budget(made, tmp_path):
