@@ -30,6 +30,7 @@ class Observe:
         self._app = app
         self._metrics = metrics
         self._routes = list(routes)
+        self._patterns = {id(route.endpoint): route.path for route in self._routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -56,7 +57,9 @@ class Observe:
         return None
 
     def _route(self, scope: Scope) -> str:
-        """The pattern. A request that was refused has not been through the router."""
+        """The pattern: the router's answer, but a request that was refused has not been through it."""
+        if (found := self._patterns.get(id(scope.get("endpoint")))) is not None:
+            return found
         return next((r.path for r in self._routes if r.matches(scope)[0] is not Match.NONE), _UNMATCHED)
 
 

@@ -112,7 +112,8 @@ class Batch:
     @property
     def due(self) -> list[Group]:
         """The groups that take the next step."""
-        return list(self.groups) if self.pace is None else self.pace.due(list(self.groups))
+        groups = list(self.groups)
+        return groups if self.pace is None else self.pace.due(groups)
 
     def passes(self, groups: list[Group]) -> list[list[Group]]:
         """These groups by the forward pass that they share. A cache without a token has no shape yet, and stays alone."""

@@ -93,7 +93,7 @@ class Engine:
             loaded, self._reuse, self._admission, options.max_rows, ranks, speculates=self._speculator.enabled
         )
         self._embedder = Embedder(
-            loaded.model, loaded.full_caches, loaded.embedding, free_memory=self._free_memory, ranks=ranks
+            loaded.model, loaded.full_caches, loaded.embedding, free_memory=self._reuse.free, ranks=ranks
         )
         self._joining: list[Row] = []
         self._interrupted: list[Sequence] = []
@@ -375,13 +375,9 @@ class Engine:
         lost = [row for row in rows if not memory.is_shortage(error) or not row.may_retry]
         # A row's next pass may have failed before this one was read.
         self._interrupted += [row for row in rows if row not in lost and row not in self._interrupted]
-        self._free_memory()
+        self._reuse.free()
         for request_id in {row.request_id for row in lost}:
             self._fail(request_id, f"The model's forward pass failed: {error}")
-
-    def _free_memory(self) -> None:
-        self._reuse.clear()
-        mx.clear_cache()
 
     def _fail(self, request_id: int, message: str) -> None:
         self._cancel(request_id)

@@ -38,7 +38,6 @@ class Pace:
         self._short: deque[float] = deque(maxlen=_LATEST)
         self._short_since = 0
         self._turn = 0
-        self._launched_all = True
         self._ahead = False
         self._at: float | None = None
 
@@ -56,8 +55,12 @@ class Pace:
         self._turn += 1
         if len(short) == len(groups) or self._turn >= 2 * self._every():
             self._turn = 0
-        self._launched_all = self._turn < 2
         return groups if self._launched_all else short
+
+    @property
+    def _launched_all(self) -> bool:
+        """Whether the step launched last is of all groups."""
+        return self._turn < 2
 
     def mark(self, read: list[Group], *, ahead: bool) -> None:
         """A step of these groups has just been read; none: or something else took time as well. ahead: the next one was launched

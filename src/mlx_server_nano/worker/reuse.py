@@ -220,12 +220,16 @@ class Reuse:
         """Give the memory back that no row uses."""
         self._prefixes.clear()
 
+    def free(self) -> None:
+        """Clear, and leave what is free to the system."""
+        self.clear()
+        mx.clear_cache()
+
     def _give_up(self, error: Exception) -> None:
         """Caches could not be copied: that is no reason for a request to fail, and the others give their memory back."""
         self._ranks.fail(error)
         _LOG.warning("The prefix cache is cleared, as a copy failed: %s", error)
-        self.clear()
-        mx.clear_cache()
+        self.free()
 
     def _keep(self, ids: list[int], caches: Caches) -> Entry | None:
         if not self._enabled:
