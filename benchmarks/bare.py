@@ -5,10 +5,13 @@ shares its interpreter lock."""
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
 import mlx.core as mx
+from mlx import nn
+from mlx.utils import tree_map
 from mlx_lm import load, stream_generate
 from mlx_lm.generate import BatchGenerator
 
@@ -17,6 +20,17 @@ from benchmarks.figures import Answer
 from benchmarks.jobs import BareJob, BareReport
 
 _WARM_UP_TOKENS = 8
+
+
+def untouched(module: Any) -> Any:
+    """A model with the same weights as one that the worker has loaded, in modules as mlx-lm makes them (see `worker.direct`)."""
+    if not isinstance(module, nn.Module):
+        return module
+    twin = copy.copy(module)
+    for name, part in module.items():
+        vars(twin).pop(name, None)
+        twin[name] = tree_map(untouched, part, is_leaf=nn.Module.is_module)
+    return twin
 
 
 def single(model: Any, tokenizer: Any, ids: list[int], output_tokens: int) -> Answer:

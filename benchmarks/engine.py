@@ -138,11 +138,12 @@ def measure(folder: Path, rows: list[int], prompt_tokens: int, output_tokens: in
     """Print a line for each number of rows."""
     loaded = loader.load(folder, LoadOptions(log_name="engine"), lambda fraction: None)
     engine = EngineLoop(loaded, Sampling(temperature=0))
+    untouched = bare.untouched(loaded.model)
     wrapper = TokenizerWrapper(loaded.tokenizer)
     generator = random.Random(0)
 
     def single(prompt_ids: list[list[int]], output_tokens: int) -> list[Answer]:
-        return [bare.single(loaded.model, wrapper, ids, output_tokens) for ids in prompt_ids]
+        return [bare.single(untouched, wrapper, ids, output_tokens) for ids in prompt_ids]
 
     def prompt_ids(count: int) -> list[list[int]]:
         """Different ones at each call: the engine remembers prefixes."""
@@ -152,7 +153,7 @@ def measure(folder: Path, rows: list[int], prompt_tokens: int, output_tokens: in
     print("| rows | bare loop | step: engine | bare | ratio | CPU a token: engine | bare | ratio | tok/s: ratio |")
     print("|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     for count in rows:
-        loop = single if count == 1 else partial(bare.batch, loaded.model)
+        loop = single if count == 1 else partial(bare.batch, untouched)
         ours, theirs = Measured(engine), Measured(loop)
         engine(prompt_ids(count), _WARM_UP_TOKENS)
         loop(prompt_ids(count), _WARM_UP_TOKENS)

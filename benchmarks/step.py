@@ -26,7 +26,7 @@ import msgspec
 from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator, generate_step
 
-from benchmarks import figures, prompts
+from benchmarks import bare, figures, prompts
 from benchmarks.engine import EngineLoop
 from benchmarks.figures import Answer
 from benchmarks.random_model import SHAPES, Shape, build, make
@@ -34,6 +34,7 @@ from mlx_server_nano.protocol import LoadOptions
 from mlx_server_nano.types import Sampling
 from mlx_server_nano.worker import loader
 from mlx_server_nano.worker.compiled import ANY_LENGTH, CompiledStep, Compiles
+from mlx_server_nano.worker.direct import direct
 from mlx_server_nano.worker.loader import LoadedModel
 
 _WARM_UP_TOKENS: Final = 24
@@ -46,7 +47,7 @@ Loop = Callable[[list[list[int]], int], tuple[list[Answer], list[str]]]
 def bare_loop(loaded: LoadedModel) -> Loop:
     """Rows one at a time with `generate_step` if there is one, else all in a `BatchGenerator`."""
 
-    model, text_of = loaded.model, loaded.vocabulary.text_of
+    model, text_of = bare.untouched(loaded.model), loaded.vocabulary.text_of
 
     def single(ids: list[int], output_tokens: int) -> tuple[Answer, list[int]]:
         sent, arrivals, said = time.monotonic(), [], []
@@ -93,6 +94,7 @@ def engine_loop(loaded: LoadedModel, compiles: Compiles) -> Loop:
 def in_memory(small: LoadedModel, folder: Path, shape: Shape, dtype: str, bits: int) -> LoadedModel:
     """A model of this shape with the tokenizer of `small`, whose folder this is."""
     model, config = build(folder, shape, dtype=dtype, bits=bits)
+    direct(model)
     kv_bytes = 2 * shape.layers * shape.kv_heads * shape.head_dim * getattr(mx, dtype).size
     return dataclasses.replace(
         small,

@@ -25,10 +25,10 @@ def attention(  # noqa: PLR0917 - the signature is mlx-lm's
     queries: mx.array, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: mx.array | None = None
 ) -> mx.array:
     """mlx-lm's attention, `[rows, heads, width, dim]`, in the way that suits the shape."""
-    if plans_shapes() and sinks is None and not hasattr(cache, "bits"):
-        rows, heads, width, _ = queries.shape
-        if width > 1 and rows * heads * width * keys.shape[2] <= _MOST_SCORES:
-            return plain(queries, keys, values, scale, mask)
+    rows, heads, width, _ = queries.shape
+    fused = width == 1 or sinks is not None or hasattr(cache, "bits") or not plans_shapes()
+    if not fused and rows * heads * width * keys.shape[2] <= _MOST_SCORES:
+        return plain(queries, keys, values, scale, mask)
     return base.scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
 
 

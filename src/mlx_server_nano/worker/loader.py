@@ -20,6 +20,7 @@ from mlx_server_nano.protocol import LoadOptions
 from mlx_server_nano.template import TemplateError, compile_template, render
 from mlx_server_nano.types import ModelInfo, Sampling
 from mlx_server_nano.worker import adapter, slots
+from mlx_server_nano.worker.direct import direct
 from mlx_server_nano.worker.drafts import Verifying
 from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.pooling import EmbeddingPlan, read_plan
@@ -140,6 +141,7 @@ def load(
         if adapter_folder is not None:
             adapter.apply(model, adapter_folder)
         ranks.split(model, config)
+        direct(model)
         _evaluate(model, on_progress)
     except (ServerError, KeyboardInterrupt):
         raise
