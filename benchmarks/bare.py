@@ -27,6 +27,8 @@ def untouched(module: Any) -> Any:
     if not isinstance(module, nn.Module):
         return module
     twin = copy.copy(module)
+    if vars(twin).pop("transposed", None) is not None:
+        twin.__class__ = nn.Linear
     for name, part in module.items():
         vars(twin).pop(name, None)
         twin[name] = tree_map(untouched, part, is_leaf=nn.Module.is_module)

@@ -1,4 +1,4 @@
-"""Submodules are found without a call, and nothing else is changed."""
+"""Submodules are found without a call, weights are transposed once, and what comes out is the same."""
 
 from __future__ import annotations
 
@@ -56,6 +56,35 @@ def test_submodules_become_attributes_and_stay_what_they_are(asked: list[str]):
     assert dict(tree_flatten(model.parameters())).keys() == parameters.keys()
     model.weight = mx.zeros(4)
     assert not model(x).any()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_products_are_the_same_of_a_weight_that_is_held_once(bias: bool, dtype: mx.Dtype):
+    layer = nn.Linear(512, 1024, bias=bias)
+    layer.set_dtype(dtype)
+    x = mx.random.normal((3, 512)).astype(dtype)
+    expected = layer(x)
+    mx.eval(layer.parameters(), expected)
+    held = mx.get_active_memory()
+    direct(layer)
+    products = layer(x)
+    mx.eval(products)
+    assert mx.array_equal(products, expected)
+    assert mx.get_active_memory() - held < layer.weight.nbytes
+    assert set(dict(tree_flatten(layer.parameters()))) == ({"weight", "bias"} if bias else {"weight"})
+
+
+def test_only_plain_layers_are_changed():
+    class Own(nn.Linear):  # type: ignore[misc]
+        def __call__(self, x: mx.array) -> mx.array:
+            return x
+
+    own, quantized = Own(64, 64), nn.Linear(64, 64).to_quantized(64, 8)
+    for layer in (own, quantized):
+        kind = type(layer)
+        direct(layer)
+        assert type(layer) is kind
 
 
 def test_a_loaded_models_layers_are_direct(tiny: Tiny, asked: list[str]):
