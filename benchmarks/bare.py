@@ -28,6 +28,7 @@ def untouched(module: Any) -> Any:
         return module
     twin = copy.copy(module)
     if vars(twin).pop("transposed", None) is not None:
+        del vars(twin)["alone"]
         twin.__class__ = nn.Linear
     for name, part in module.items():
         vars(twin).pop(name, None)

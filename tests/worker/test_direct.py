@@ -60,17 +60,18 @@ def test_submodules_become_attributes_and_stay_what_they_are(asked: list[str]):
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
-def test_products_are_the_same_of_a_weight_that_is_held_once(bias: bool, dtype: mx.Dtype):
+@pytest.mark.parametrize("shape", [(), (3,), (1, 1), (1, 7), (5, 1), (1, 1, 2), (2, 1, 3)])
+def test_products_are_the_same_of_a_weight_that_is_held_once(shape: tuple[int, ...], bias: bool, dtype: mx.Dtype):
     layer = nn.Linear(512, 1024, bias=bias)
     layer.set_dtype(dtype)
-    x = mx.random.normal((3, 512)).astype(dtype)
+    x = mx.random.normal((*shape, 512)).astype(dtype)
     expected = layer(x)
     mx.eval(layer.parameters(), expected)
     held = mx.get_active_memory()
     direct(layer)
     products = layer(x)
     mx.eval(products)
-    assert mx.array_equal(products, expected)
+    assert products.shape == expected.shape and mx.array_equal(products, expected)
     assert mx.get_active_memory() - held < layer.weight.nbytes
     assert set(dict(tree_flatten(layer.parameters()))) == ({"weight", "bias"} if bias else {"weight"})
 

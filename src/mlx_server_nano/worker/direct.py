@@ -4,30 +4,34 @@
 and only after a look-up of its own that failed: 430 times a step in a model of 28 layers, and a quarter of the time that the
 host takes to build the graph of a step.
 
-`mlx.nn.Linear` transposes its weight at each call. Nothing is copied, but it is one more node of the graph to build and to
-evaluate for each product, 196 of a thousand in such a step."""
+`mlx.nn.Linear` transposes its weight at each call, and MLX flattens what such a matrix is applied to and shapes the outcome back.
+Nothing is copied, but each is a node of the graph to build and to evaluate: for a lone row 588 of the step's 1,464."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import mlx.core as mx
 from mlx import nn
 
+_ONE: Final = (1,)
+
 
 class _Linear(nn.Linear):
-    """Keeps `transposed`, a view of its weight."""
+    """Keeps views of its weight. transposed: `[in, out]`. alone: the same for a batch of one, `[1, in, out]`."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.addmm(self["bias"], x, self.transposed) if "bias" in self else x @ self.transposed
+        weight = self.alone if x.shape[:-2] == _ONE else self.transposed
+        return mx.addmm(self["bias"], x, weight) if "bias" in self else x @ weight
 
 
 def direct(model: Any) -> None:
-    """Make submodules attributes as well, and transpose weights. To be called when no submodule and no weight will be replaced
+    """Make submodules attributes as well, and views of weights. To be called when no submodule and no weight will be replaced
     any more: what is made here would stay as it is."""
     for module in model.modules():
         parts = {name: part for name, part in module.items() if isinstance(part, nn.Module)}
         vars(module).update({name: part for name, part in parts.items() if not hasattr(type(module), name)})
         if type(module) is nn.Linear:
             module.__class__ = _Linear
-            vars(module)["transposed"] = module["weight"].T
+            transposed = module["weight"].T
+            vars(module).update(transposed=transposed, alone=transposed[None])
