@@ -11,6 +11,7 @@ from mlx_lm.models import base
 from mlx_lm.models.cache import KVCache, QuantizedKVCache
 
 from mlx_server_nano.worker import attention
+from mlx_server_nano.worker.compiled import _FixedKV, _Shape, _Where
 from mlx_server_nano.worker.quantized import QuantizedKV
 from tests.worker.conftest import Tiny
 from tests.worker.test_engine import crowd
@@ -74,6 +75,30 @@ def test_answers_are_right_in_a_crowd(tiny: Tiny, arch: str, on_cuda: list[tuple
     """Prompts in portions, drafts, rows alone and in slots; steps of one token are fused as ever."""
     crowd(tiny(arch), 5, speculation=True)
     assert min(shape[2] for shape in on_cuda) == 2
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
+def test_heads_are_folded_where_the_shapes_of_a_step_under_a_mask_come_again(
+    heads: int, kv_heads: int, on_cuda: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+):
+    mx.random.seed(4)
+    queries = mx.random.normal((3, heads, 1, 16))
+    keys, values = (mx.random.normal((3, kv_heads, LENGTH, 16)) for _ in range(2))
+    mask = (mx.arange(LENGTH) <= mx.array([[0], [20], [LENGTH - 1]]))[:, None, None]
+    expected = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.3, mask=mask)
+    np.testing.assert_allclose(attention.folded(queries, keys, values, 0.3, mask), expected, atol=1e-5)
+
+    chosen: list[Any] = []
+
+    def choose(*given: Any) -> mx.array:
+        chosen.append(given)
+        return expected
+
+    monkeypatch.setattr(attention, "folded", choose)
+    recurring = _FixedKV(keys, values, _Where(_Shape(3, LENGTH, False, ()), mx.array([0, 20, 36])), None)
+    for cache, found in ((recurring, mask), (recurring, None), (KVCache(), mask)):
+        attention.attention(queries, keys, values, cache, 0.3, found)
+    assert len(chosen) == 1 and not on_cuda
 
 
 def test_many_scores_stay_with_the_fused_kernels(on_cuda: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch):

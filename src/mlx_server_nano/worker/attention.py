@@ -1,10 +1,12 @@
-"""Attention for passes whose shape is used once.
+"""Attention where MLX's CUDA build has none that is fast.
 
 MLX's CUDA build has cuDNN plan its fused attention anew for every length of queries or keys, which took 45 ms on an H100: five
 decode steps of an 8B model, paid by each verifying pass and each part of a prompt, as their lengths hardly ever repeat. Made of
 plain products it takes about 0.1 ms a layer while the scores are small. Steps of one token are planned once for a cache's
 capacity, and Metal plans nothing, so both keep the fused kernels. (What MLX chooses: mlx/backend/cuda/
-scaled_dot_product_attention.cpp.)"""
+scaled_dot_product_attention.cpp.)
+
+One token a row under a mask runs unfused there, in twice the time. Compiled steps, which need masks, fold heads instead."""
 
 from __future__ import annotations
 
@@ -26,10 +28,23 @@ def attention(  # noqa: PLR0917 - the signature is mlx-lm's
 ) -> mx.array:
     """mlx-lm's attention, `[rows, heads, width, dim]`, in the way that suits the shape."""
     rows, heads, width, _ = queries.shape
-    fused = width == 1 or sinks is not None or hasattr(cache, "bits") or not plans_shapes()
-    if not fused and rows * heads * width * keys.shape[2] <= _MOST_SCORES:
+    if (width == 1 and mask is None) or sinks is not None or hasattr(cache, "bits") or not plans_shapes():
+        return base.scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
+    if width == 1 and isinstance(mask, mx.array) and getattr(cache, "recurs", False):
+        return folded(queries, keys, values, scale, mask)
+    if width > 1 and rows * heads * width * keys.shape[2] <= _MOST_SCORES:
         return plain(queries, keys, values, scale, mask)
     return base.scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
+
+
+def folded(queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array) -> mx.array:
+    """Attention of one token a row under a mask, bool `[rows, 1, 1, length]`. The heads that share keys become a head's queries:
+    MLX's CUDA build has a fused kernel for several queries and a bias, and none for one query and a mask."""
+    rows, heads, _, _ = queries.shape
+    asked = queries.reshape(rows, keys.shape[1], -1, queries.shape[3])
+    bias = mx.where(mask, 0, mx.finfo(queries.dtype).min).astype(queries.dtype)
+    bias = mx.broadcast_to(bias, (*bias.shape[:2], asked.shape[2], bias.shape[3]))
+    return mx.fast.scaled_dot_product_attention(asked, keys, values, scale=scale, mask=bias).reshape(rows, heads, 1, -1)
 
 
 def plain(queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: Any) -> mx.array:

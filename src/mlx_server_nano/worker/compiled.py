@@ -153,7 +153,10 @@ class _Where:
 
 
 class _FixedKV:
-    """Stands in for an attention layer's cache, plain or a ring (`window`), while a step is traced."""
+    """Stands in for an attention layer's cache, plain or a ring (`window`), while a step is traced. recurs: its shapes come
+    again."""
+
+    recurs = True
 
     def __init__(self, keys: mx.array, values: mx.array, where: _Where, window: int | None) -> None:
         self.keys, self.values = keys, values
