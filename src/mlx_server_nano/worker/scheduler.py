@@ -1,15 +1,16 @@
 """Which prompts are worked on next. Pure: no MLX, no clock.
 
 Requests are admitted in the order they came, as long as their rows fit the batch and memory. Each step has a budget of prompt
-tokens. Half of it goes to the oldest admitted prompt, so that a long one always moves on; the rest to those with the
-least left to do, so that a short one does not wait behind it."""
+tokens. The oldest admitted prompt is finished if the budget suffices; else half of it is its, so that a long one always
+moves on. The rest goes to those with the least left to do, so that a short one does not wait behind it. As every portion is a
+pass over the weights, none is small but the last of a prompt."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mlx_server_nano.types import GenerationRequest, TokenLogprob
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from mlx_server_nano.worker.prefix import Entry
     from mlx_server_nano.worker.sequence import Sequence
     from mlx_server_nano.worker.thinking import ThinkingLimit
+
+# A portion that does not finish its prompt is this share of a step's budget or more.
+_PORTIONS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,14 +141,16 @@ class Scheduler:
         ready = [prefill for prefill in self.prefills if prefill.remaining == 0]
         pending = [prefill for prefill in self.prefills if prefill.remaining > 0]
         if pending:
-            oldest = pending[0]
-            chosen[id(oldest)] = min(oldest.remaining, budget - budget // 2 if len(pending) > 1 else budget)
-            budget -= chosen[id(oldest)]
-            for prefill in sorted(pending, key=lambda p: p.remaining):
-                more = min(prefill.remaining - chosen.get(id(prefill), 0), budget)
-                if more > 0:
-                    chosen[id(prefill)] = chosen.get(id(prefill), 0) + more
-                    budget -= more
+            oldest, *others = pending
+            finishes = not others or oldest.remaining <= budget
+            portion = min(oldest.remaining, budget if finishes else budget - budget // 2)
+            left = budget - portion
+            for prefill in sorted(others, key=lambda p: p.remaining):
+                more = min(prefill.remaining, left)
+                if more == prefill.remaining or more >= max(1, budget // _PORTIONS):
+                    chosen[id(prefill)] = more
+                    left -= more
+            chosen[id(oldest)] = min(oldest.remaining, portion + left)
         return [(p, 0) for p in ready] + [(p, chosen[id(p)]) for p in pending if id(p) in chosen]
 
     def remove(self, prefill: Prefill) -> None:
