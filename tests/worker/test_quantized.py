@@ -14,6 +14,7 @@ from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, QuantizedKVCach
 from mlx_server_nano.errors import UnsupportedModelError
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.loader import LoadedModel
+from mlx_server_nano.worker.positions import Positions
 from mlx_server_nano.worker.quantized import QuantizedKV, quantized
 from tests.worker import harness
 from tests.worker.harness import Driver
@@ -73,7 +74,7 @@ def test_rows_in_slots_attend_as_they_would_alone(monkeypatch, bits: int):
             own[at] = slots.extract(together, at, own[at].offset)
         else:
             width = rng.choice([1, 1, 1, 4])
-            slots.begin(together, slots.Positions.of([row.offset for row in own], width))
+            slots.begin(together, Positions.of([row.offset for row in own], width))
             queries, keys, values = tokens(len(own), width)
             found = attend(together, queries, keys, values)
             for i, row in enumerate(own):

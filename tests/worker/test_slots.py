@@ -11,6 +11,7 @@ import pytest
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, QuantizedKVCache, RotatingKVCache
 
 from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.positions import Positions
 
 HEADS, DIM = 2, 4
 
@@ -61,7 +62,7 @@ class Rows:
     def step(self, **mask_options: Any) -> None:
         n = len(self.own)
         keys, values, queries = (random_array(n, HEADS, 1, DIM) for _ in range(3))
-        slots.begin(self.slots, slots.Positions.of(self.lengths))
+        slots.begin(self.slots, Positions.of(self.lengths))
         mask_options = {"return_array": False, "window_size": None, **mask_options}
         together = attention(self.slots, keys, values, queries, **mask_options)
         for i, cache in enumerate(self.own):
@@ -121,7 +122,7 @@ def test_level_rows_need_no_mask(kind: str):
     for slot in range(3):
         rows.put(slot, 5)
     for _ in range(2 * WINDOW):
-        slots.begin(rows.slots, slots.Positions.of(rows.lengths))
+        slots.begin(rows.slots, Positions.of(rows.lengths))
         assert rows.slots.make_mask(1) is None
         assert rows.slots.make_mask(1, return_array=True) is not None
         rows.step()
@@ -131,7 +132,7 @@ def test_a_full_window_needs_no_mask():
     rows = Rows(KINDS["window"])
     rows.put(0, WINDOW)
     rows.put(1, 3 * WINDOW + 1)
-    slots.begin(rows.slots, slots.Positions.of(rows.lengths))
+    slots.begin(rows.slots, Positions.of(rows.lengths))
     assert rows.slots.make_mask(1) is None
     rows.step()
 
@@ -143,7 +144,7 @@ def test_a_window_smaller_than_its_cache():
     for slot, length in enumerate((3, WINDOW, 2 * WINDOW + 5)):
         rows.put(slot, length)
     for _ in range(WINDOW + 3):
-        slots.begin(rows.slots, slots.Positions.of(rows.lengths))
+        slots.begin(rows.slots, Positions.of(rows.lengths))
         mask = np.array(rows.slots.make_mask(1, window_size=5))[:, 0, 0]
         assert mask.sum(axis=-1).tolist() == [min(5, length + 1) for length in rows.lengths]
         rows.step()
@@ -161,7 +162,7 @@ def test_slots_that_are_not_in_use_do_not_grow():
         rows.leave(0)
     for _ in range(300):
         rows.own[0].offset += 1  # only the lengths matter here
-        slots.begin(rows.slots, slots.Positions.of(rows.lengths))
+        slots.begin(rows.slots, Positions.of(rows.lengths))
     assert capacity(rows)[0] <= 4
 
 
@@ -208,7 +209,7 @@ def test_a_list_of_caches_is_handled_part_by_part():
         filled(own[0], 4 + slot)
         own[1][0] = mx.full((1, 2), slot)
         slots.put(together, slot, own)
-    slots.begin(together, slots.Positions.of([4, 5]))
+    slots.begin(together, Positions.of([4, 5]))
     assert together[0].update_and_fetch(random_array(2, HEADS, 1, DIM), random_array(2, HEADS, 1, DIM))[0].shape[2] == 6
     slots.move(together, 1, 0)
     slots.shrink(together, 1, 6)

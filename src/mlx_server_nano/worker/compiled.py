@@ -19,7 +19,8 @@ from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
 from mlx_server_nano.worker import slots
 from mlx_server_nano.worker.joint import Part, ranges, through
-from mlx_server_nano.worker.slots import Positions, SlotKV, SlotRing
+from mlx_server_nano.worker.positions import Positions
+from mlx_server_nano.worker.slots import SlotKV, SlotRing
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Compiles:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a traced function is good for, of each part. bound: key positions that attention reads. full: no row's window has
+    """What a traced function is good for, of each part. rows: with those in slots that are not in use. bound: key positions that attention reads. full: no row's window has
     room left. arrays: shapes of some of the caches' arrays, of each kind that there is."""
 
     rows: int
@@ -79,8 +80,9 @@ class CompiledStep:
         if step is None:
             return None
         arrays = [array for cache in caches for array in slots.arrays(cache)]
+        spare = [shape.rows - len(part.lengths) for shape, part in zip(shapes, parts, strict=True)]
         try:
-            logits, changed = step(inputs, mx.array(lengths, dtype=mx.int32), arrays)
+            logits, changed = step(*_filled_up(inputs, parts, spare), arrays)
         except Exception:
             _LOG.warning("The decode step can't be compiled and runs without", exc_info=True)
             self.compiles = Compiles()
@@ -90,7 +92,7 @@ class CompiledStep:
         source = iter(changed)
         for cache in caches:
             _store(cache, source)
-        return logits
+        return _without(logits, parts, spare) if any(spare) else logits
 
     def _step(self, shapes: _Shapes, parts: Rows[Part]) -> Callable[..., tuple[mx.array, list[mx.array]]] | None:
         step = self._traced.get(shapes)
@@ -122,6 +124,24 @@ def plain_step(model: Callable[..., mx.array], inputs: mx.array, parts: Rows[Par
 def _drop_oldest(entries: OrderedDict[Any, Any]) -> None:
     while len(entries) > _KEPT:
         entries.popitem(last=False)
+
+
+def _filled_up(inputs: mx.array, parts: Rows[Part], spare: Rows[int]) -> tuple[mx.array, mx.array]:
+    """Last tokens `[rows, 1]` and lengths `[rows]` with so many rows more of each part, in slots that are not in use."""
+    lengths = [length for part, more in zip(parts, spare, strict=True) for length in [*part.lengths, *[0] * more]]
+    if any(spare):
+        own = ranges([len(part.lengths) for part in parts])
+        inputs = mx.concatenate(
+            [mx.pad(inputs[rows], [(0, more), (0, 0)]) for rows, more in zip(own, spare, strict=True)]
+        )
+    return inputs, mx.array(lengths, dtype=mx.int32)
+
+
+def _without(logits: mx.array, parts: Rows[Part], spare: Rows[int]) -> mx.array:
+    """The logits of the parts' own rows."""
+    counts = [len(part.lengths) for part in parts]
+    all_rows = ranges([count + more for count, more in zip(counts, spare, strict=True)])
+    return mx.concatenate([logits[rows][:count] for rows, count in zip(all_rows, counts, strict=True)])
 
 
 class _Step:
@@ -199,8 +219,10 @@ def _prepared(part: Part) -> _Shape:
     for cache in part.caches:
         _make_room(cache, positions)
     arrays = [array for cache in part.caches for array in slots.arrays(cache)]
+    # A few rows more than there are, where there are slots for them: so a join or a leave hardly ever makes a new shape.
+    rows = min(slots.rounded(len(part.lengths)), *(len(array) for array in arrays))
     full = min(part.lengths) >= max(map(_window, part.caches))
-    return _Shape(len(part.lengths), _rounded(max(part.lengths) + 1), full, (arrays[0].shape, arrays[-1].shape))
+    return _Shape(rows, _rounded(max(part.lengths) + 1), full, (arrays[0].shape, arrays[-1].shape))
 
 
 def ready(cache: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import mlx.core as mx
 
 from mlx_server_nano.worker import slots
+from mlx_server_nano.worker.positions import Positions
 from mlx_server_nano.worker.prefix import Entry
 from mlx_server_nano.worker.reuse import Reuse, Start
 from mlx_server_nano.worker.row_cost import RowCost, growth
@@ -231,7 +232,7 @@ class DraftModel:
         return self._run(mx.array(padded), [row.length for row in self._rows])
 
     def _run(self, inputs: mx.array, lengths: list[int]) -> mx.array:
-        positions = slots.Positions.of(lengths, inputs.shape[1])
+        positions = Positions.of(lengths, inputs.shape[1])
         for mine in self._caches:
             slots.begin(mine, positions)
         logits: mx.array = self._model(inputs, cache=self._caches)

@@ -11,40 +11,16 @@ anew at each step anyway."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 from typing import Any, Final
 
 import mlx.core as mx
 from mlx.utils import tree_map
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
+from mlx_server_nano.worker.positions import Positions
+
 GROWTH: Final = 256  # tokens by which caches grow
-
-
-@dataclass(frozen=True, slots=True)
-class Positions:
-    """Where each row of a step writes: the same for all layers.
-
-    lengths: each row's length before the step. width: tokens of each row. offset, after: int32 `[rows]`, before and after
-    the step. each: `[rows, width]`, the position of every token."""
-
-    lengths: tuple[int, ...]
-    width: int
-    offset: mx.array
-    after: mx.array
-    each: mx.array
-
-    @classmethod
-    def of(cls, lengths: Rows[int], width: int = 1) -> Positions:
-        offset = mx.array(list(lengths), dtype=mx.int32)
-        each = offset[:, None] + mx.arange(width, dtype=mx.int32)
-        return cls(tuple(lengths), width, offset, offset + width, each)
-
-    @property
-    def level(self) -> bool:
-        """Whether all rows are at the same position, so that slices do and no mask is needed."""
-        return min(self.lengths) == max(self.lengths)
+_SPARE: Final = 2048  # key positions in slots that are not in use, where slots would else be cut to the rows
 
 
 class SlotKV:
@@ -63,7 +39,7 @@ class SlotKV:
         self.offset = positions.offset
         capacity = self._capacity_for(self._index_capacity(self._longest()))
         if capacity > self._room[1]:
-            self._resize(len(positions.lengths), capacity)
+            self._resize(self._kept(len(positions.lengths), capacity), capacity)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write `[rows, heads, width, dim]` at each row's position; return what the rows attend to, `[rows, heads, length,
@@ -115,25 +91,32 @@ class SlotKV:
     def shrink(self, count: int, length: int, tight: bool) -> None:
         """Give memory back where a quarter of it would do for `count` rows of at most `length` tokens; tight: in any case."""
         slots, capacity = self._room
-        needed = self._index_capacity(length + GROWTH)
+        needed = self._index_capacity(_with_reserve(length, GROWTH))
         if tight or 4 * count * needed <= slots * capacity:
-            self._resize(count if tight else 2 * count, needed)
+            self._resize(count if tight else rounded(2 * count), needed)
 
     def growth(self, count: int, length: int) -> int:
         """Bytes that are added for `count` slots, all those in use among them, of `length` tokens."""
         slots, capacity = self._room
         grown = self._capacity_for(self._index_capacity(length))
-        kept = count if grown > capacity else slots
+        kept = self._kept(count, grown) if grown > capacity else slots
         return (max(kept, self._slots_for(count)) * grown - slots * capacity) * token_bytes(self)
 
     def _slots_for(self, count: int) -> int:
         slots = self._room[0]
         return max(count, 2 * slots) if count > slots else min(count, slots)
 
+    def _kept(self, count: int, capacity: int) -> int:
+        """Slots for these rows where all are copied anyway: not those that are not in use, but for a few."""
+        few = rounded(count)
+        return min(self._room[0], few) if (few - count) * capacity <= _SPARE else count
+
     def _capacity_for(self, needed: int) -> int:
         """With some in reserve where it is too little now."""
         capacity = self._room[1]
-        return self._index_capacity(needed + max(GROWTH, needed // 8)) if needed > capacity else capacity
+        if needed <= capacity:
+            return capacity
+        return self._index_capacity(_with_reserve(needed, max(GROWTH, needed // 8)))
 
     @property
     def _room(self) -> tuple[int, int]:
@@ -146,7 +129,7 @@ class SlotKV:
 
     def _write(self, slot: int, keys: Any, values: Any, start: int, length: int) -> None:
         if self.keys is None:
-            capacity = self._index_capacity(start + length + GROWTH)
+            capacity = self._index_capacity(_with_reserve(start + length, GROWTH))
             count = max(slot + 1, 2)
             self.keys, self.values = tree_map(lambda array: _empty(array, count, capacity), (keys, values))
         (slots, capacity), grown = self._room, self._capacity_for(start + length)
@@ -319,6 +302,18 @@ def written(array: mx.array, new: mx.array, at: mx.array) -> mx.array:
     if spare != [(0, 0)]:
         new, at = mx.pad(new, [*spare, (0, 0), (0, 0), (0, 0)]), mx.pad(at, [*spare, (0, 0)])
     return mx.put_along_axis(array, mx.broadcast_to(at[:, None, :, None], new.shape), new, axis=2)
+
+
+def rounded(rows: int) -> int:
+    """A few more rows, so that their number takes few values: a compiled step is traced for each."""
+    return rows if rows < 3 else -(-rows // 4) * 4
+
+
+def _with_reserve(length: int, reserve: int) -> int:
+    """A capacity for so many tokens and, up to half of it, a reserve: there are few of them, as compiled steps are traced for
+    each."""
+    step = max(1, GROWTH // 2)
+    return (length + reserve) // step * step
 
 
 def _empty(like: mx.array, slots: int, capacity: int) -> mx.array:
