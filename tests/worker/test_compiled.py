@@ -124,6 +124,21 @@ def test_a_step_is_traced_when_its_rows_have_settled(tiny: Tiny):
     assert taken == [False, False, True, True]
 
 
+def test_joins_and_leaves_hardly_make_new_shapes(tiny: Tiny):
+    loaded = tiny("qwen3")
+    step = forced(loaded)
+    driver = Driver(loaded, compiled=step, prefix_cache_bytes=0)
+    rng = random.Random(4)
+    for _ in range(30):
+        driver.tokens(prompt(rng, rng.randrange(20, 60)), max_tokens=rng.randrange(20, 60))
+        driver.turn(4)
+    driver.run()
+    assert not driver.failures()
+    rows = {shape.rows for shapes in step._traced for shape in shapes}
+    assert rows <= {1, 2, 4, 8, 12, 16} and len(rows) > 3
+    assert len(step._traced) <= 12
+
+
 def test_few_traces_are_kept(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_KEPT", 2)
     loaded = tiny("qwen3")

@@ -714,6 +714,42 @@ def test_nothing_is_held_once_all_is_done(tiny: Tiny):
     assert (driver.recorder.kv_bytes, driver.recorder.prefix_bytes) == (0, 0)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_short_prompts_that_wait_together_share_a_pass(tiny: Tiny, fails: bool, caplog: pytest.LogCaptureFixture):
+    loaded, model = watched(tiny("qwen3"))
+    model.fail = lambda inputs: fails and inputs.shape[0] > 1 and inputs.shape[1] > 1
+    driver = Driver(loaded)
+    rng = random.Random(5)
+    prompts = [prompt(rng, length) for length in (201, 190, 170, 60, 50, 1)]
+    requests = [driver.tokens(ids, max_tokens=5) for ids in prompts]
+    driver.turn()
+    alone = [(1, 200), (1, 189), (1, 169), (1, 59), (1, 49)]
+    assert model.shapes == [(3, 200), (2, 59), *(alone if fails else [])]
+    driver.run()
+    for request, ids in zip(requests, prompts, strict=True):
+        check(tiny("qwen3"), driver.answers()[request, 0], ids, 5)
+    assert fails == ("passes of their own" in caplog.text)
+
+
+def test_a_prompt_beside_a_running_row_is_not_waited_for(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
+    """But for the first of its size, whose memory is measured."""
+    driver = Driver(tiny("qwen3"))
+    driver.tokens(prompt(random.Random(1), 5), max_tokens=200)
+    driver.turn(3)
+    waited: list[None] = []
+    real = mx.eval
+
+    def wait(*arrays: Any) -> None:
+        waited.append(None)
+        real(*arrays)
+
+    monkeypatch.setattr(mx, "eval", wait)
+    for seed in range(4):
+        driver.tokens(prompt(random.Random(seed), 60), max_tokens=100)
+        driver.turn(3)
+    assert len(waited) == 1
+
+
 @pytest.mark.parametrize(("spare", "given_back"), [(0, True), (1 << 40, False)])
 def test_free_buffers_are_kept_for_the_next_prompt_unless_they_are_many(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, spare: int, given_back: bool

@@ -44,8 +44,9 @@ class Compiles:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a traced function is good for, of each part. rows: with those in slots that are not in use. bound: key positions that attention reads. full: no row's window has
-    room left. arrays: shapes of some of the caches' arrays, of each kind that there is."""
+    """What a traced function is good for, of each part. rows: with those in slots that are not in use. bound: key positions that
+    attention reads. full: no row's window has room left. arrays: shapes of some of the caches' arrays, of each kind that there
+    is."""
 
     rows: int
     bound: int

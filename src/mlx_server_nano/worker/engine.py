@@ -101,7 +101,7 @@ class Engine:
         self._events: list[Event] = []
         self._turns = 0
         self._kv_bytes = 0
-        self._only_decoding = False
+        self._quiet = 0
         self._unload: Unload | None = None
 
     def run(self) -> None:
@@ -129,7 +129,7 @@ class Engine:
         self._read(first)
         passes = list(self._launch())
         self._read(self._launched)
-        self._note_duration(launched if self._only_decoding else [], ahead=not first)
+        self._note_duration(launched if self._quiet > 1 else [], ahead=not first)
         del launched, first  # what they hold is to be free when this turn is the last
         self._launched = [step for launch in passes if (step := self._complete(launch)) is not None]
         self._resume_interrupted()
@@ -137,11 +137,12 @@ class Engine:
         self._post()
         decoding = self._decoding()
         budget = self._options.busy_prefill_chunk if decoding else self._options.prefill_chunk
-        self._only_decoding = self._prefiller.idle and self._embedder.idle
-        if not self._only_decoding:
+        only_decoding = self._prefiller.idle and self._embedder.idle
+        if not only_decoding:
             self._prefill(decoding, budget)
             self._events += self._embedder.step(budget)
-        self._only_decoding &= not self._speculator.prepare(self._batch.groups, budget, self._has_room)
+        only_decoding &= not self._speculator.prepare(self._batch.groups, budget, self._has_room)
+        self._quiet = self._quiet + 1 if only_decoding else 0
         self._reuse.step()
         if self.idle and self._trial is not None and next(self._trial, True):
             self._trial = None
@@ -351,7 +352,7 @@ class Engine:
 
     def _prefill(self, decoding: list[Sequence], budget: int) -> None:
         self._events += self._prefiller.admit(decoding)
-        for outcome in self._prefiller.work(budget):
+        for outcome in self._prefiller.work(budget, ahead=bool(self._launched)):
             if isinstance(outcome, Row):
                 self._joining.append(outcome)
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 
@@ -14,6 +15,7 @@ from mlx_server_nano.types import FinishReason, GenerationRequest, TextPrompt, T
 from mlx_server_nano.worker import memory, slots
 from mlx_server_nano.worker.admission import Admission
 from mlx_server_nano.worker.detokenizer import make_detokenizer
+from mlx_server_nano.worker.drafts import Verifying
 from mlx_server_nano.worker.group import Row
 from mlx_server_nano.worker.loader import LoadedModel
 from mlx_server_nano.worker.logprobs import LogprobReader
@@ -30,6 +32,8 @@ _SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
 # Free buffers that MLX may keep when a prompt is through: allocating them anew for each of many short prompts holds up all that
 # decode.
 _MOST_SPARE = 1 << 30
+_PADDING = 16  # tokens that a prompt may be padded by in any case, to share a pass
+_MEASURE_EVERY = 8
 
 
 class Prefiller:
@@ -49,6 +53,9 @@ class Prefiller:
         self._scheduler = Scheduler(max_rows)
         self._ranks = ranks
         self._speculates = speculates
+        self._shares = loaded.verifies is Verifying.ALL
+        self._measured = 0
+        self._unmeasured = 0
 
     @property
     def idle(self) -> bool:
@@ -138,13 +145,17 @@ class Prefiller:
         answer = request.max_tokens if prefill.row is None else prefill.row.max_tokens - prefill.row.launched
         return self._admission.to_begin(len(prepared.ids), answer, request.n, held)
 
-    def work(self, budget: int) -> Iterator[Event | Row]:
-        """Compute portions, `budget` tokens together. Gives rows that are ready to decode, and Failed for what went wrong."""
-        for prefill, count in self._scheduler.plan(budget):
+    def work(self, budget: int, *, ahead: bool) -> Iterator[Event | Row]:
+        """Compute portions, `budget` tokens together. Gives rows that are ready to decode, and Failed for what went wrong. ahead:
+        a step is on its way, and is read before there are more portions: these need not be waited for here."""
+        plan = [(prefill, prefill.done + count) for prefill, count in self._scheduler.plan(budget)]
+        for portions in self._shared(plan):
+            self._advance_together(portions, ahead)
+        for prefill, end in plan:
             if prefill not in self.running:
                 continue  # its request has just failed with another of its prompts, a row that is computed again
             try:
-                yield from self._advance(prefill, count)
+                yield from self._advance(prefill, end, ahead)
             except Exception as error:
                 self._ranks.fail(error)
                 self._reuse.forget(prefill.lease)
@@ -160,9 +171,55 @@ class Prefiller:
                 failure = Failure("GenerationError", f"The prompt could not be processed: {error}")
                 yield Failed(prefill.prepared.request_id, failure)
 
-    def _advance(self, prefill: Prefill, count: int) -> Iterator[Event | Row]:
+    def _shared(self, plan: list[tuple[Prefill, int]]) -> Iterator[list[tuple[Prefill, int]]]:
+        """Beginnings of prompts that go through the model in one pass: so its weights are read once, and the host builds one
+        graph. They are of like length, as all are padded to the longest."""
+        fresh = [
+            (prefill, end)
+            for prefill, end in plan
+            if self._shares and prefill.done == 0 < end and not prefill.prepared.scored
+        ]
+        fresh.sort(key=lambda portion: -portion[1])
+        while fresh:
+            width = fresh[0][1]
+            portions = [(prefill, end) for prefill, end in fresh if width - end <= max(_PADDING, end // 4)]
+            fresh = fresh[len(portions) :]
+            if len(portions) > 1:
+                yield portions
+
+    def _advance_together(self, portions: list[tuple[Prefill, int]], ahead: bool) -> None:
+        """One pass; where it fails, each prompt is left to a pass of its own."""
+        width = portions[0][1]
+        shared = self._loaded.new_caches()
+        ids = [[*prefill.prepared.ids[:end], *[0] * (width - end)] for prefill, end in portions]
+        mx.reset_peak_memory()
+        try:
+            self._loaded.model(mx.array(ids), cache=shared)
+            # Copied, as a part of an array holds all of it.
+            own = [[slots.cut_copy(cache, end, row) for cache in shared] for row, (_, end) in enumerate(portions)]
+            del shared
+            self._evaluate([cache for caches in own for cache in caches], len(portions) * width**2, ahead)
+        except Exception as error:
+            self._ranks.fail(error)
+            _LOG.warning("%d prompts take passes of their own, as one for all failed: %s", len(portions), error)
+            return
+        for (prefill, end), caches in zip(portions, own, strict=True):
+            prefill.caches, prefill.done = caches, end
+
+    def _evaluate(self, caches: list[Any], size: int, ahead: bool) -> None:
+        """Have the pass computed that these caches come from. size: key positions that its tokens read, by which the memory goes
+        that it takes beside them. That is measured where the pass is larger than what has been, and now and then."""
+        arrays = [array for cache in caches for array in slots.arrays(cache)]
+        if ahead and size <= self._measured and self._unmeasured < _MEASURE_EVERY:
+            self._unmeasured += 1
+            mx.async_eval(arrays)
+            return
+        mx.eval(arrays)
+        self._admission.note_workspace(mx.get_peak_memory() - mx.get_active_memory())
+        self._measured, self._unmeasured = max(size, self._measured // 2), 0
+
+    def _advance(self, prefill: Prefill, end: int, ahead: bool) -> Iterator[Event | Row]:
         prepared = prefill.prepared
-        end = prefill.done + count
         while prefill.done < end:
             stop = min([end, *(at for at in prepared.branches if at > prefill.done)])
             if prepared.scored:
@@ -174,8 +231,7 @@ class Prefiller:
                 following = prepared.ids[prefill.done + 1 : stop + 1]
                 reader = LogprobReader.of_prompt(logits[0], following, prepared.request.logprobs or 0)
                 prefill.logprobs += reader.read(self._loaded.vocabulary).values()
-            mx.eval([array for cache in prefill.caches for array in slots.arrays(cache)])
-            self._admission.note_workspace(mx.get_peak_memory() - mx.get_active_memory())
+            self._evaluate(prefill.caches, (stop - prefill.done) * stop, ahead)
             prefill.done = stop
             if stop in prepared.branches:
                 self._reuse.snapshot(prepared.ids[:stop], prefill.caches)

@@ -95,10 +95,10 @@ class QuantizedKV(_Bits):
         self.offset -= min(count, self.offset)
         return count
 
-    def first(self, length: int) -> QuantizedKV:
-        """A copy of the first `length` tokens."""
-        keys, values = self._held()
-        return _row(self._bits, self.group_size, _cut(keys, length), _cut(values, length))
+    def first(self, length: int, row: int = 0) -> QuantizedKV:
+        """A copy of a row's first `length` tokens."""
+        (keys, values), at = self._held(), slice(row, row + 1)
+        return _row(self._bits, self.group_size, _cut(keys, length, at), _cut(values, length, at))
 
     def new_slots(self) -> SlotQuantized:
         return SlotQuantized(self._bits)

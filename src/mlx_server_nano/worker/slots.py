@@ -368,13 +368,13 @@ def cuttable(cache: Any) -> bool:
     return _makes_slots(cache) or type(cache) is KVCache
 
 
-def cut_copy(cache: Any, length: int) -> Any:
-    """The first `length` tokens of a cuttable cache, copied."""
+def cut_copy(cache: Any, length: int, row: int = 0) -> Any:
+    """The first `length` tokens of a cuttable cache, copied. row: of those that it was filled with at once."""
     if isinstance(cache, CacheList):
-        return CacheList(*(cut_copy(part, length) for part in cache.caches))
+        return CacheList(*(cut_copy(part, length, row) for part in cache.caches))
     if _makes_slots(cache):
-        return cache.first(length)
-    return _kv_cache(cache.keys[:, :, :length], cache.values[:, :, :length])
+        return cache.first(length, row)
+    return _kv_cache(cache.keys[row : row + 1, :, :length], cache.values[row : row + 1, :, :length])
 
 
 def cut(cache: Any, length: int) -> None:
