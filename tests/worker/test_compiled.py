@@ -124,6 +124,19 @@ def test_a_step_is_traced_when_its_rows_have_settled(tiny: Tiny):
     assert taken == [False, False, True, True]
 
 
+def test_a_long_row_that_shares_a_step_needs_no_mask(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_LONG_ALONE", 100)
+    loaded = tiny("qwen3")
+    parts = []
+    for length in (90, 110):
+        caches = loaded.new_caches()
+        loaded.model(mx.array([[1] * length]), cache=caches)
+        parts.append(Part(caches, [length]))
+    step = CompiledStep(loaded.model, Compiles(together=ANY_LENGTH), settled=1)
+    assert step(mx.array([[4], [4]]), parts) is None
+    assert step(mx.array([[4], [4]]), [parts[0], parts[0]]) is not None
+
+
 def test_joins_and_leaves_hardly_make_new_shapes(tiny: Tiny):
     loaded = tiny("qwen3")
     step = forced(loaded)

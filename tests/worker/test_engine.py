@@ -731,6 +731,25 @@ def test_short_prompts_that_wait_together_share_a_pass(tiny: Tiny, fails: bool, 
     assert fails == ("passes of their own" in caplog.text)
 
 
+@pytest.mark.parametrize("arch", ["qwen3", "qwen3_moe"])
+def test_prompts_are_padded_to_few_widths_where_each_new_one_costs(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, arch: str
+):
+    monkeypatch.setattr(prefiller, "plans_shapes", lambda: True)
+    loaded, model = watched(tiny(arch))
+    driver = Driver(loaded)
+    rng = random.Random(6)
+    first = prompt(rng, 230)
+    for ids in (first, [*first, *prompt(rng, 20)], prompt(rng, 600)):
+        model.shapes.clear()
+        request = driver.tokens(ids, max_tokens=12)
+        driver.turn()
+        assert model.shapes == [(1, {230: 256, 250: 64, 600: 768}[len(ids)])]
+        driver.run()
+        check(tiny(arch), driver.answers()[request, 0], ids, 12)
+    crowd(loaded, seed=8)
+
+
 def test_a_prompt_beside_a_running_row_is_not_waited_for(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """But for the first of its size, whose memory is measured."""
     driver = Driver(tiny("qwen3"))
@@ -756,6 +775,7 @@ def test_free_buffers_are_kept_for_the_next_prompt_unless_they_are_many(
 ):
     """Other rows decode, so the engine is not at rest."""
     monkeypatch.setattr(prefiller, "_MOST_SPARE", spare)
+    monkeypatch.setattr(prefiller, "_SPARE_SHARE", 1 << 40)
     cleared: list[None] = []
     driver = Driver(tiny("qwen3"))
     driver.tokens(prompt(random.Random(1), 5), max_tokens=200)

@@ -467,9 +467,11 @@ def test_it_is_off_for_many_rows_and_on_again_for_few(tiny: Tiny, scripted: Scri
     for at in range(MOST_ROWS + 1):
         driver.tokens(prompt(random.Random(at), 5), max_tokens=12 if at else 38)
     driver.run()
-    decoding = [shape for shape in model.shapes if shape[0] > MOST_ROWS]
-    assert decoding and not is_wide(decoding)
-    assert is_wide([shape for shape in model.shapes if shape[0] == 1 and shape[1] != 4])
+    prompts, *decoding = model.shapes
+    assert prompts == (MOST_ROWS + 1, 4)
+    many = [shape for shape in decoding if shape[0] > MOST_ROWS]
+    assert many and not is_wide(many)
+    assert is_wide([shape for shape in decoding if shape[0] == 1])
 
 
 def test_it_is_off_when_it_is_switched_off(tiny: Tiny, scripted: Script):

@@ -26,9 +26,13 @@ _LOG = logging.getLogger(__name__)
 
 # As KVCache grows by.
 _STEP = 256
-# To trace costs about two steps, and a group of these rows may be gone at the next: not before it has been seen this often.
-_SETTLED = 8
+# To trace costs about two steps, and a group of these rows may be gone at the next: not before it has been seen this often. A
+# plain step of so many rows may cost as much where it is the first one, so not much later either.
+_SETTLED = 2
 _KEPT = 48
+# Where several parts share a step, a row alone in one needs no mask: from this length on, that is worth more than what compiling
+# spares the host.
+_LONG_ALONE = 4096
 ANY_LENGTH = 1 << 62
 
 Caches = list[Any]
@@ -71,10 +75,8 @@ class CompiledStep:
     def __call__(self, inputs: mx.array, parts: Rows[Part]) -> mx.array | None:
         """The logits `[rows, vocabulary]`, lazy, after each row's last token `[rows, 1]`, which its caches take in. None if the
         step is left to the plain way, with the caches' content as it was."""
-        lengths = [length for part in parts for length in part.lengths]
         caches = [cache for part in parts for cache in part.caches]
-        limit = self.compiles.alone if len(lengths) == 1 else self.compiles.together
-        if min(lengths) == 0 or max(lengths) >= limit or not all(ready(cache) for cache in caches):
+        if not all(self._pays(part, len(parts)) for part in parts) or not all(ready(cache) for cache in caches):
             return None
         shapes = tuple(_prepared(part) for part in parts)
         step = self._step(shapes, parts)
@@ -94,6 +96,14 @@ class CompiledStep:
         for cache in caches:
             _store(cache, source)
         return _without(logits, parts, spare) if any(spare) else logits
+
+    def _pays(self, part: Part, of: int) -> bool:
+        """Whether to compile a step of so many parts, as far as this one goes."""
+        limit = self.compiles.together
+        if len(part.lengths) == 1:
+            alone = self.compiles.alone
+            limit = alone if of == 1 else min(limit, max(alone, _LONG_ALONE))
+        return min(part.lengths) > 0 and max(part.lengths) < limit
 
     def _step(self, shapes: _Shapes, parts: Rows[Part]) -> Callable[..., tuple[mx.array, list[mx.array]]] | None:
         step = self._traced.get(shapes)

@@ -14,6 +14,7 @@ from mlx_server_nano.protocol import Delta, Echo, Event, Failed, Started
 from mlx_server_nano.types import FinishReason, GenerationRequest, TextPrompt, TokenPrompt
 from mlx_server_nano.worker import memory, slots
 from mlx_server_nano.worker.admission import Admission
+from mlx_server_nano.worker.attention import plans_shapes
 from mlx_server_nano.worker.detokenizer import make_detokenizer
 from mlx_server_nano.worker.drafts import Verifying
 from mlx_server_nano.worker.group import Row
@@ -29,11 +30,15 @@ _LOG = logging.getLogger(__name__)
 
 _WORTH_WAITING = 256  # tokens
 _SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
-# Free buffers that MLX may keep when a prompt is through: allocating them anew for each of many short prompts holds up all that
-# decode.
+# Free buffers that MLX may keep when a prompt is through, in bytes and as a share of the weights: allocating them anew for each
+# of many short prompts holds up all that decode.
 _MOST_SPARE = 1 << 30
+_SPARE_SHARE = 4
 _PADDING = 16  # tokens that a prompt may be padded by in any case, to share a pass
 _MEASURE_EVERY = 8
+# MLX's CUDA build makes a graph of a pass anew for every width that it has not seen, which takes as long as several passes: there
+# prompts are padded to few widths.
+_WIDTHS = ((512, 64), (1 << 62, 256))  # up to so many tokens, to a multiple of this
 
 
 class Prefiller:
@@ -53,7 +58,9 @@ class Prefiller:
         self._scheduler = Scheduler(max_rows)
         self._ranks = ranks
         self._speculates = speculates
+        # Tokens that pad a prompt can be cut off again.
         self._shares = loaded.verifies is Verifying.ALL
+        self._pads = self._shares and plans_shapes()
         self._measured = 0
         self._unmeasured = 0
 
@@ -189,7 +196,7 @@ class Prefiller:
 
     def _advance_together(self, portions: list[tuple[Prefill, int]], ahead: bool) -> None:
         """One pass; where it fails, each prompt is left to a pass of its own."""
-        width = portions[0][1]
+        width = self._width(portions[0][1])
         shared = self._loaded.new_caches()
         ids = [[*prefill.prepared.ids[:end], *[0] * (width - end)] for prefill, end in portions]
         mx.reset_peak_memory()
@@ -205,6 +212,13 @@ class Prefiller:
             return
         for (prefill, end), caches in zip(portions, own, strict=True):
             prefill.caches, prefill.done = caches, end
+
+    def _width(self, count: int) -> int:
+        """Of a pass over so many tokens of a prompt."""
+        if not self._pads:
+            return count
+        step = next(step for most, step in _WIDTHS if count <= most)
+        return -(-count // step) * step
 
     def _evaluate(self, caches: list[Any], size: int, ahead: bool) -> None:
         """Have the pass computed that these caches come from. size: key positions that its tokens read, by which the memory goes
@@ -225,20 +239,24 @@ class Prefiller:
             if prepared.scored:
                 stop = min(stop, prefill.done + max(1, _SCORED_LOGITS // self._loaded.info.vocab_size))
             mx.reset_peak_memory()
-            chunk = mx.array([prepared.ids[prefill.done : stop]])
+            count = stop - prefill.done
+            padding = 0 if prepared.scored else self._width(count) - count
+            chunk = mx.array([[*prepared.ids[prefill.done : stop], *[0] * padding]])
             logits = self._loaded.model(chunk, cache=prefill.caches)
+            for cache in prefill.caches if padding else ():
+                slots.cut(cache, stop)
             if prepared.scored:
                 following = prepared.ids[prefill.done + 1 : stop + 1]
                 reader = LogprobReader.of_prompt(logits[0], following, prepared.request.logprobs or 0)
                 prefill.logprobs += reader.read(self._loaded.vocabulary).values()
-            self._evaluate(prefill.caches, (stop - prefill.done) * stop, ahead)
+            self._evaluate(prefill.caches, count * stop, ahead)
             prefill.done = stop
             if stop in prepared.branches:
                 self._reuse.snapshot(prepared.ids[:stop], prefill.caches)
         if prefill.remaining == 0:
             yield from self._finish(prefill)
             self._scheduler.remove(prefill)
-            if mx.get_cache_memory() > _MOST_SPARE:
+            if mx.get_cache_memory() > max(_MOST_SPARE, self._loaded.info.weights_bytes // _SPARE_SHARE):
                 mx.clear_cache()
 
     def _finish(self, prefill: Prefill) -> Iterator[Event | Row]:
