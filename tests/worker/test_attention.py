@@ -74,7 +74,7 @@ def test_logits_stay_the_same(tiny: Tiny, arch: str, on_cuda: list[tuple[int, ..
 def test_answers_are_right_in_a_crowd(tiny: Tiny, arch: str, on_cuda: list[tuple[int, ...]]):
     """Prompts in portions, drafts, rows alone and in slots; steps of one token are fused as ever."""
     crowd(tiny(arch), 5, speculation=True)
-    assert min(shape[2] for shape in on_cuda) == 2
+    assert on_cuda and min(shape[2] for shape in on_cuda) > 1
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
