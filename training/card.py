@@ -101,7 +101,7 @@ def _training(logs: Sequence[Path]) -> str:
     several = f", in {len(rounds)} rounds, each from the weights of the one before" if len(rounds) > 1 else ""
     return (
         f"{tokens / 1e6:,.0f} million tokens in {steps:,} steps, {seconds / 60:.1f} minutes{several}, with MLX "
-        f"({rounds[-1]['tokens_per_second'] / 1e6:.2f} million tokens a second at the end). AdamW, bfloat16 passes over "
-        f"float32 weights, warm-up, constant rate, linear decay. Loss on unseen answers at the end: "
+        f"({rounds[-1]['tokens_per_second'] / 1e6:.2f} million tokens a second at the end). Muon (embedding: AdamW), "
+        f"bfloat16 passes over float32 weights, warm-up, constant rate, linear decay. Loss on unseen answers at the end: "
         f"{rounds[-1]['held_out']:.3f}."
     )

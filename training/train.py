@@ -1,4 +1,4 @@
-"""The training loop: AdamW on bfloat16 passes over float32 weights, one compiled step, a budget in minutes.
+"""The training loop: Muon and AdamW on bfloat16 passes over float32 weights, one compiled step, a budget in minutes.
 
 The learning rate follows the time spent, not a number of steps, so the same command makes the most of a Mac, a CUDA machine
 or a CPU. Stopped at any point, the same command goes on from the last checkpoint.
@@ -30,6 +30,7 @@ from training.data.mix import SHARES, held_out
 from training.data.shards import samples
 from training.tokenizer import PADDING, token_id
 
+MUON: Final = 10.0  # times AdamW's rate, as its updates have singular values of about one
 WARM_UP: Final = 0.02  # parts of the budget
 DECAY_FROM: Final = 0.65
 STOPPED: Final = 3  # exit code: the budget is not spent yet
@@ -99,9 +100,11 @@ class Trainer:
         self.model = shape.build(settings)
         shape.initialise(self.model, settings["num_hidden_layers"], plan.seed)
         self.weights: Any = self.model.parameters()
-        # Norms are not decayed: they are scales, not directions.
+        # Muon is for matrices between hidden states (https://kellerjordan.github.io/posts/muon/). Norms are not decayed: they
+        # are scales, not directions.
         self.optimizer = optim.MultiOptimizer(
-            [self._adam(plan.weight_decay), self._adam(0.0)], [lambda _, weight: weight.ndim >= 2]
+            [optim.Muon(plan.rate, weight_decay=0.0), self._adam(plan.weight_decay), self._adam(0.0)],
+            [lambda path, weight: weight.ndim >= 2 and "embed" not in path, lambda _, weight: weight.ndim >= 2],
         )
         self.optimizer.init(self.weights)
         self.state: Any = self.optimizer.state
@@ -126,6 +129,7 @@ class Trainer:
         for each in self.optimizer.optimizers:
             each._initialized = True  # its state is given; init would make it anew
         self.optimizer.learning_rate = rate
+        self.optimizer.optimizers[0].learning_rate = rate * MUON
         return self.optimizer.apply_gradients(gradients, weights), self.optimizer.state, loss, norm
 
     def _held_out(self, weights: Any, batch: Any) -> Any:

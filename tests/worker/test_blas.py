@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,12 @@ from mlx_server_nano.worker.blas import prefer_openblas
 
 
 class Linker:
-    """Libraries by name; notes which come into the global scope."""
+    """Libraries by name; notes which come into the global scope, and how many threads they are to have."""
 
-    def __init__(self, **builds: bytes | None) -> None:
+    def __init__(self, threads: int = 1, **builds: bytes | None) -> None:
         self._builds = builds
         self.shared: list[str] = []
+        self.threads = threads
 
     def __call__(self, name: str, mode: int = 0) -> Any:
         if (stem := name.split(".", maxsplit=1)[0]) not in self._builds or not name.endswith(".0"):
@@ -33,7 +35,14 @@ class Linker:
         def config() -> bytes:
             return build
 
-        return SimpleNamespace(cblas_sgemm=1, cblas_cgemm=1, sgesdd_=1, openblas_get_config=config)
+        return SimpleNamespace(
+            cblas_sgemm=1,
+            cblas_cgemm=1,
+            sgesdd_=1,
+            openblas_get_config=config,
+            openblas_get_num_threads=lambda: self.threads,
+            openblas_set_num_threads=partial(setattr, self, "threads"),
+        )
 
 
 def cpu(name: str) -> str:
@@ -48,6 +57,14 @@ def test_an_openblas_is_shared_with_mlx():
     linker = Linker(libopenblas=b"OpenBLAS 0.3.21 Zen MAX_THREADS=64 ")
     assert prefer_openblas("linux", linker, cpu) == "OpenBLAS 0.3.21 Zen MAX_THREADS=64"
     assert linker.shared == ["libopenblas.so.0"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 3), (2, 2), (8, 8)])
+def test_one_core_is_left_to_others_unless_the_user_chose(before, after, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    linker = Linker(threads=before, libopenblas=b"OpenBLAS 0.3.21")
+    assert prefer_openblas("linux", linker, cpu)
+    assert linker.threads == after
 
 
 def test_one_with_another_interface_is_passed_over():

@@ -66,7 +66,8 @@ def main() -> None:
 
     # Before the imports, so that the end of the gateway is noticed during them too.
     channel.start(deliver)
-    openblas = None if ranks.several else prefer_openblas()
+    if not ranks.several:
+        prefer_openblas()
     # These take seconds; a spare worker has done them before a model is asked for.
     from mlx_server_nano.worker import draft_loader, loader, memory
     from mlx_server_nano.worker.engine import Engine
@@ -82,7 +83,6 @@ def main() -> None:
             load.options,
             lambda fraction: channel.send(LoadProgress(fraction)),
             ranks,
-            unpack=openblas is not None,
         )
         draft_model = draft_loader.load(loaded, load.options)
     except ServerError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -35,7 +36,8 @@ def prefer_openblas(
             build = _described(load(name))
             # With 64-bit integers in its interface it is not the BLAS that MLX was built for.
             if "USE64BITINT" not in build:
-                load(name, mode=ctypes.RTLD_GLOBAL)
+                library = load(name, mode=ctypes.RTLD_GLOBAL)
+                _spare_a_core(library)
                 _LOG.info("Single-precision products are computed by %s", build)
                 return build
         except (OSError, AttributeError):
@@ -49,7 +51,15 @@ def prefer_openblas(
 
 def _described(library: Any) -> str:
     """Raises AttributeError for a library that is no OpenBLAS, or has other names in it than MLX looks for."""
-    for needed in ("cblas_sgemm", "cblas_cgemm", "sgesdd_"):
+    for needed in ("cblas_sgemm", "cblas_cgemm", "sgesdd_", "openblas_set_num_threads"):
         getattr(library, needed)
     library.openblas_get_config.restype = ctypes.c_char_p
     return str(library.openblas_get_config().decode(errors="replace")).strip()
+
+
+def _spare_a_core(library: Any) -> None:
+    """Its threads wait in a busy loop for each other, and a thread of Python builds the next step meanwhile: on all cores, a
+    decode step takes a tenth to a quarter longer. Another number is the user's choice (OPENBLAS_NUM_THREADS) and stays."""
+    cores = os.cpu_count() or 1
+    if 1 < cores == library.openblas_get_num_threads():
+        library.openblas_set_num_threads(cores - 1)

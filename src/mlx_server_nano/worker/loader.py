@@ -116,11 +116,8 @@ def load(
     options: LoadOptions,
     on_progress: Callable[[float], None],
     ranks: Ranks = ALONE,
-    *,
-    unpack: bool = False,
 ) -> LoadedModel:
-    """Load a folder; `on_progress` gets the fraction of the weights' bytes that are in memory. unpack: plain products are faster
-    here than quantized ones.
+    """Load a folder; `on_progress` gets the fraction of the weights' bytes that are in memory.
 
     Raises UnsupportedModelError for an architecture that mlx-lm does not know, OutOfMemoryError, and ModelLoadError for
     damaged or missing files."""
@@ -136,7 +133,7 @@ def load(
     grammars = GrammarCompiler(tokenizer, vocabulary, vocab_size=entries, eos_ids=eos_ids)
     try:
         model, _ = load_model(path, lazy=True, trust_remote_code=options.trust_remote_code)
-        if unpack:
+        if mx.default_device() == mx.cpu:
             model = unpacked(model)
         if adapter_folder is not None:
             adapter.apply(model, adapter_folder)
