@@ -1,8 +1,8 @@
 """The disk tier of the prefix cache: caches that leave the memory, and come back.
 
 The engine's thread alone touches MLX arrays that others use. It turns caches that leave into bytes, a portion a turn, each
-computed by the device while the next step is; a thread writes them. Another thread reads files, checks them and
-makes plain arrays of them while the request that they serve waits; running streams don't notice either."""
+computed by the device while the next step is; a thread writes them. Another thread has MLX read files into plain arrays and
+checks them while the request that they serve waits; running streams don't notice either."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ from mlx_server_nano.worker.scheduler import Prepared
 from mlx_server_nano.worker.shelf import Kept, Shelf
 
 WORTHWHILE: Final = 256  # tokens; fewer are computed as soon as they are read
-_PORTION: Final = 16 << 20
-_UNWRITTEN: Final = 4 * _PORTION
+_UNWRITTEN: Final = 4 * kvfile.PART
 _PENDING: Final = 1 << 30  # bytes of evicted caches that wait, unless it is a single entry
 _PAUSE: Final = 600.0  # seconds without a try after the disk was full or failed
 
@@ -114,7 +113,7 @@ class DiskTier:
             self._shelf.refresh()
             return None, waiting
         try:
-            caches = layout.unpack(self._new_caches(), fetched.content, fetched.arrays)
+            caches = layout.unpack(self._new_caches(), fetched.content.layout, fetched.arrays)
         except layout.LayoutError as error:
             self._shelf.discard(fetched.kept.path, str(error))
             return None, waiting
@@ -185,11 +184,10 @@ class DiskTier:
 
 def _fetch(kept: Kept) -> Fetched:
     try:
-        content, buffers = kvfile.read(kept.path)
+        content, arrays = kvfile.read(kept.path)
         if not np.array_equal(content.tokens, kept.tokens):
             raise kvfile.DamagedFileError("it has changed")
-        # Each buffer goes when its array is made.
-        return Fetched(kept, content, tuple(mx.array(buffers.pop(0)) for _ in range(len(buffers))))
+        return Fetched(kept, content, arrays)
     except kvfile.DamagedFileError as error:
         _LOG.warning("A file of the prefix cache is removed: %s", error)
         kept.path.unlink(missing_ok=True)
@@ -218,8 +216,8 @@ def _portions(arrays: list[mx.array]) -> Iterator[mx.array]:
     while arrays:
         # One at a time, so that no second copy of the whole is made.
         flat = mx.contiguous(arrays.pop(0)).reshape(-1).view(mx.uint8)
-        for start in range(0, flat.size, _PORTION):
-            yield flat[start : start + _PORTION]
+        for start in range(0, flat.size, kvfile.PART):
+            yield flat[start : start + kvfile.PART]
 
 
 class _Writer:

@@ -2,28 +2,37 @@
 
 A file is in the safetensors format (https://github.com/huggingface/safetensors#format): the length of a JSON header as 8
 bytes, the header, the arrays end to end, the tokens first. Its metadata say whose caches these are and how their arrays
-make up mlx-lm's cache states. It gets its name when it is complete."""
+make up mlx-lm's cache states. It gets its name when it is complete.
+
+The checksum is the SHA-256 of the header, with zeros for the checksum, of the tokens, and of the digests of all parts: each
+array's bytes, `PART` at a time. So parts are hashed side by side, while others are read or written."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import struct
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import Any, Final
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_server_nano.worker.prefix import Tokens
 
 SUFFIX: Final = ".kv"
 UNFINISHED: Final = ".part"
-_FORMAT: Final = "mlx-server-nano kv 1"
+PART: Final = 16 << 20  # bytes
+_FORMAT: Final = "mlx-server-nano kv 2"
+_HASHERS: Final = 8  # threads at most
 _LENGTH: Final = struct.Struct("<Q")
 _LONGEST_HEADER: Final = 16 << 20
 _NO_CHECKSUM: Final = b"0" * 64
@@ -75,7 +84,7 @@ class Content:
 
 
 class Writer:
-    """A file on its way into `folder`: `add` the tensors' bytes in order, in pieces of any size, then `commit`.
+    """A file on its way into `folder`: `add` the tensors' bytes in order, part by part, then `commit`.
 
     Raises OSError."""
 
@@ -87,25 +96,30 @@ class Writer:
         # What somebody said to a model is for nobody else to read.
         descriptor = os.open(self._unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file: BufferedWriter = os.fdopen(descriptor, "wb")
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256(self._header)
+        self._hash.update(content.tokens.data)
+        self._hasher = ThreadPoolExecutor(1, "disk hasher")
         try:
-            self.add(self._header)
-            self.add(content.tokens.data)
+            self._file.write(self._header)
+            self._file.write(content.tokens.data)
         except BaseException:
             self.abort()
             raise
 
-    def add(self, piece: bytes | memoryview) -> None:
-        self._hash.update(piece)
-        self._file.write(piece)
+    def add(self, part: bytes | memoryview) -> None:
+        digest = self._hasher.submit(_digest, part)
+        self._file.write(part)
+        self._hash.update(digest.result())
 
     def commit(self) -> None:
+        self._hasher.shutdown()
         self._file.seek(self._header.index(_NO_CHECKSUM))
         self._file.write(self._hash.hexdigest().encode())
         self._file.close()
         self._unfinished.rename(self.path)
 
     def abort(self) -> None:
+        self._hasher.shutdown()
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):
@@ -118,22 +132,51 @@ def peek(path: Path) -> Content:
         return _begin(file)[0]
 
 
-def read(path: Path) -> tuple[Content, list[Bytes]]:
-    """A file's tensors, once their checksum was found right. Raises OSError, DamagedFileError."""
+def read(path: Path) -> tuple[Content, tuple[mx.array, ...]]:
+    """A file's arrays, plain ones, once their checksum was found right. Raises OSError, RuntimeError, DamagedFileError."""
     with path.open("rb") as file:
         content, checksum = _begin(file)
-        digest = hashlib.sha256(content.header())
-        digest.update(content.tokens.data)
-        buffers = []
-        for tensor in content.tensors:
-            buffer: Bytes = np.empty(tensor.nbytes, np.uint8)
-            if file.readinto(buffer.data) != tensor.nbytes:
-                raise DamagedFileError("it ends early")
-            digest.update(buffer.data)
-            buffers.append(buffer)
+    try:
+        loaded: Any = mx.load(str(path), format="safetensors", stream=mx.cpu)
+        arrays: tuple[mx.array, ...] = tuple(loaded[str(i)] for i in range(len(content.tensors)))
+    except Exception as error:  # MLX has several for a header that it does not understand
+        raise DamagedFileError(f"MLX does not read it ({error})") from error
+    # Or a damaged shape would be allocated.
+    if any(array.nbytes != tensor.nbytes for array, tensor in zip(arrays, content.tensors, strict=True)):
+        raise DamagedFileError("its header is damaged")
+    digest = hashlib.sha256(content.header())
+    digest.update(content.tokens.data)
+    for part in _digests(arrays):
+        digest.update(part)
     if digest.hexdigest() != checksum:
         raise DamagedFileError("its checksum is wrong")
-    return content, buffers
+    return content, arrays
+
+
+def _digests(arrays: tuple[mx.array, ...]) -> list[bytes]:
+    """Of all parts of arrays, each hashed where it lies, as soon as it has been read."""
+    try:
+        # MLX reads several at a time, straight into their places.
+        mx.async_eval(arrays)
+        with ThreadPoolExecutor(min(_HASHERS, os.cpu_count() or 1), "disk hasher") as pool:
+            return list(pool.map(_digest, itertools.chain.from_iterable(map(_parts, arrays))))
+    except RuntimeError:
+        with contextlib.suppress(RuntimeError):
+            # Or reads would go on into memory that is free.
+            mx.synchronize(mx.default_stream(mx.cpu))
+        raise
+
+
+def _parts(array: Any) -> Iterator[memoryview]:
+    if array.nbytes:
+        mx.eval(array)
+        flat = memoryview(array).cast("B")
+        for start in range(0, len(flat), PART):
+            yield flat[start : start + PART]
+
+
+def _digest(part: bytes | memoryview) -> bytes:
+    return hashlib.sha256(part).digest()
 
 
 def _begin(file: BufferedReader) -> tuple[Content, str]:

@@ -9,19 +9,18 @@ from typing import Any, Final
 import mlx.core as mx
 
 from mlx_server_nano.worker import slots
-from mlx_server_nano.worker.kvfile import Content, Tensor
+from mlx_server_nano.worker.kvfile import Tensor
 
 _ARRAY: Final = "array"
-_DTYPES: Final = {
-    "F32": mx.float32,
-    "F16": mx.float16,
-    "BF16": mx.bfloat16,
-    "U8": mx.uint8,
-    "U32": mx.uint32,
-    "I32": mx.int32,
-    "I64": mx.int64,
+_NAMES: Final = {
+    mx.float32: "F32",
+    mx.float16: "F16",
+    mx.bfloat16: "BF16",
+    mx.uint8: "U8",
+    mx.uint32: "U32",
+    mx.int32: "I32",
+    mx.int64: "I64",
 }
-_NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 
 Caches = list[Any]
 
@@ -42,16 +41,10 @@ def pack(caches: Caches, length: int) -> tuple[str, list[mx.array], tuple[Tensor
     return packed, arrays, tensors
 
 
-def unpack(fresh: Caches, content: Content, buffers: Sequence[mx.array]) -> Caches:
-    """Fill empty caches from the tensors' bytes, `[nbytes]` each. Raises LayoutError."""
+def unpack(fresh: Caches, packed: str, arrays: Sequence[mx.array]) -> Caches:
+    """Fill empty caches from what `pack` gave. Raises LayoutError."""
     try:
-        arrays = [
-            buffer.view(_DTYPES[tensor.dtype]).reshape(tensor.shape)
-            if tensor.nbytes
-            else mx.zeros(tensor.shape, _DTYPES[tensor.dtype])
-            for buffer, tensor in zip(buffers, content.tensors, strict=True)
-        ]
-        for cache, state in zip(fresh, json.loads(content.layout), strict=True):
+        for cache, state in zip(fresh, json.loads(packed), strict=True):
             cache.state = _put_together(state, arrays)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise LayoutError(f"its arrays make no caches of this model ({error})") from error
@@ -69,7 +62,7 @@ def _take_apart(state: Any, arrays: list[mx.array]) -> Any:
     raise LayoutError(f"a cache state holds a {type(state).__name__}")
 
 
-def _put_together(state: Any, arrays: list[mx.array]) -> Any:
+def _put_together(state: Any, arrays: Sequence[mx.array]) -> Any:
     if isinstance(state, dict):
         return arrays[state[_ARRAY]]
     return [_put_together(part, arrays) for part in state] if isinstance(state, list) else state
