@@ -76,13 +76,13 @@ class CompiledStep:
         """The logits `[rows, vocabulary]`, lazy, after each row's last token `[rows, 1]`, which its caches take in. None if the
         step is left to the plain way, with the caches' content as it was."""
         caches = [cache for part in parts for cache in part.caches]
-        if not all(self._pays(part, len(parts)) for part in parts) or not all(ready(cache) for cache in caches):
+        if not all(self._pays(part, len(parts)) for part in parts) or not all(map(ready, caches)):
             return None
-        shapes = tuple(_prepared(part) for part in parts)
+        arrays: list[mx.array] = []
+        shapes = tuple([_prepared(part, arrays) for part in parts])
         step = self._step(shapes, parts)
         if step is None:
             return None
-        arrays = [array for cache in caches for array in slots.arrays(cache)]
         spare = [shape.rows - len(part.lengths) for shape, part in zip(shapes, parts, strict=True)]
         try:
             logits, changed = step(*_filled_up(inputs, parts, spare), arrays)
@@ -224,27 +224,31 @@ class _FixedKV:
         return ((age < window) & (age <= offset))[:, None, None]
 
 
-def _prepared(part: Part) -> _Shape:
-    """Brings a part's caches into the form that a step works on."""
-    positions = Positions.of(part.lengths)
+def _prepared(part: Part, arrays: list[mx.array]) -> _Shape:
+    """Brings a part's caches into the form that a step works on. Their arrays are added to `arrays`."""
+    count, longest, first = len(part.lengths), max(part.lengths) + 1, len(arrays)
     for cache in part.caches:
-        _make_room(cache, positions)
-    arrays = [array for cache in part.caches for array in slots.arrays(cache)]
+        _make_room(cache, count, longest)
+        arrays += slots.arrays(cache)
+    own = arrays[first:]
     # A few rows more than there are, where there are slots for them: so a join or a leave hardly ever makes a new shape.
-    rows = min(slots.rounded(len(part.lengths)), *(len(array) for array in arrays))
+    rows = min(slots.rounded(count), *map(len, own))
     full = min(part.lengths) >= max(map(_window, part.caches))
-    return _Shape(rows, _rounded(max(part.lengths) + 1), full, (arrays[0].shape, arrays[-1].shape))
+    return _Shape(rows, _rounded(longest), full, (own[0].shape, own[-1].shape))
 
 
 def ready(cache: Any) -> bool:
     """Whether a layer's cache is of a kind that can be compiled, and holds arrays."""
-    if type(cache) is CacheList:
-        return all(ready(part) for part in cache.caches)
-    if type(cache) is ArraysCache:
+    kind = type(cache)
+    if kind is KVCache or kind is SlotKV or kind is SlotRing:
+        return cache.keys is not None
+    if kind is RotatingKVCache:
+        return cache.keys is not None and not cache.keep
+    if kind is CacheList:
+        return all(map(ready, cache.caches))
+    if kind is ArraysCache:
         return all(array is not None for array in cache.cache) and cache.lengths is None and cache.left_padding is None
-    if type(cache) is RotatingKVCache and cache.keep:
-        return False
-    return type(cache) in (SlotKV, SlotRing, KVCache, RotatingKVCache) and cache.keys is not None
+    return False
 
 
 def _blank(cache: Any) -> Any:
@@ -268,40 +272,43 @@ def _stand_in(blank: Any, source: Iterator[mx.array], where: _Where) -> Any:
 
 def _store(cache: Any, source: Iterator[mx.array]) -> None:
     """The arrays that came out of a step, and with them a row's own cache one token longer."""
-    if type(cache) is CacheList:
+    kind = type(cache)
+    if kind is CacheList:
         for part in cache.caches:
             _store(part, source)
-    elif type(cache) is ArraysCache:
+    elif kind is ArraysCache:
         cache.cache = [next(source) for _ in cache.cache]
     else:
         cache.keys, cache.values = next(source), next(source)
-        if type(cache) is KVCache:
+        if kind is KVCache:
             cache.offset += 1
-        elif type(cache) is RotatingKVCache:
+        elif kind is RotatingKVCache:
             cache._idx = cache.offset % cache.max_size + 1
             cache.offset += 1
 
 
 def _window(cache: Any) -> int:
     """The tokens after which a cache is full; 0 if it never is."""
-    if type(cache) is CacheList:
+    kind = type(cache)
+    if kind is CacheList:
         return max(map(_window, cache.caches))
-    return cache.window if type(cache) is SlotRing else cache.max_size if type(cache) is RotatingKVCache else 0
+    return cache.window if kind is SlotRing else cache.max_size if kind is RotatingKVCache else 0
 
 
-def _make_room(cache: Any, positions: Positions) -> None:
-    """Bring a cache into the form that a step works on, with room for one more token a row."""
-    if type(cache) is CacheList:
-        for part in cache.caches:
-            _make_room(part, positions)
-    elif isinstance(cache, SlotKV):
-        cache.begin(positions)
-    elif type(cache) is KVCache:
-        needed, capacity = _rounded(cache.offset + 1), cache.keys.shape[2]
+def _make_room(cache: Any, count: int, longest: int) -> None:
+    """Bring a cache of `count` rows into the form that a step works on, with room for `longest` tokens of each."""
+    kind = type(cache)
+    if kind is KVCache:
+        needed, capacity = _rounded(longest), cache.keys.shape[2]
         if capacity < needed or capacity % _STEP:
             cache.keys, cache.values = _fitted(cache.keys, needed), _fitted(cache.values, needed)
-    elif type(cache) is RotatingKVCache:
-        _turn(cache, min(_rounded(cache.offset + 1), cache.max_size))
+    elif kind is RotatingKVCache:
+        _turn(cache, min(_rounded(longest), cache.max_size))
+    elif kind is CacheList:
+        for part in cache.caches:
+            _make_room(part, count, longest)
+    elif kind is not ArraysCache:
+        cache.make_room(count, longest)
 
 
 def _turn(cache: RotatingKVCache, capacity: int) -> None:

@@ -37,9 +37,13 @@ class SlotKV:
         """Prepare for a step of these rows; makes room for its tokens."""
         self._positions = positions
         self.offset = positions.offset
-        capacity = self._capacity_for(self._index_capacity(self._longest()))
+        self.make_room(len(positions.lengths), self._longest())
+
+    def make_room(self, count: int, longest: int) -> None:
+        """For `count` rows, all those in use, of at most `longest` tokens."""
+        capacity = self._capacity_for(self._index_capacity(longest))
         if capacity > self._room[1]:
-            self._resize(self._kept(len(positions.lengths), capacity), capacity)
+            self._resize(self._kept(count, capacity), capacity)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write `[rows, heads, width, dim]` at each row's position; return what the rows attend to, `[rows, heads, length,
