@@ -747,6 +747,11 @@ def test_prompts_are_padded_to_few_widths_where_each_new_one_costs(
         assert model.shapes == [(1, {230: 256, 250: 64, 600: 768}[len(ids)])]
         driver.run()
         check(tiny(arch), driver.answers()[request, 0], ids, 12)
+    model.shapes.clear()
+    for length in (300, 120, 700):
+        driver.tokens(prompt(rng, length), max_tokens=1)
+    driver.turn()
+    assert model.shapes == [(2, 320), (1, 768)]
     crowd(loaded, seed=8)
 
 

@@ -34,7 +34,9 @@ _SCORED_LOGITS = 1 << 25  # of a prompt, at a time: 128 MB in single precision
 # of many short prompts holds up all that decode.
 _MOST_SPARE = 1 << 30
 _SPARE_SHARE = 4
-_PADDING = 16  # tokens that a prompt may be padded by in any case, to share a pass
+# Tokens that a prompt may be padded by in any case, to share a pass; the same where a pass takes as long for hundreds more.
+_PADDING = 16
+_PADDING_OF_FEW_WIDTHS = 256
 _MEASURE_EVERY = 8
 # MLX's CUDA build makes a graph of a pass anew for every width that it has not seen, which takes as long as several passes: there
 # prompts are padded to few widths.
@@ -187,9 +189,10 @@ class Prefiller:
             if self._shares and prefill.done == 0 < end and not prefill.prepared.scored
         ]
         fresh.sort(key=lambda portion: -portion[1])
+        padding = _PADDING_OF_FEW_WIDTHS if self._pads else _PADDING
         while fresh:
             width = fresh[0][1]
-            portions = [(prefill, end) for prefill, end in fresh if width - end <= max(_PADDING, end // 4)]
+            portions = [(prefill, end) for prefill, end in fresh if width - end <= max(padding, end // 4)]
             fresh = fresh[len(portions) :]
             if len(portions) > 1:
                 yield portions
