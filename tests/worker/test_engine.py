@@ -731,6 +731,20 @@ def test_short_prompts_that_wait_together_share_a_pass(tiny: Tiny, fails: bool, 
     assert fails == ("passes of their own" in caplog.text)
 
 
+def test_what_a_template_begins_all_prompts_with_is_no_reason_for_a_pass_of_its_own(tiny: Tiny):
+    loaded, model = watched(tiny("qwen3"))
+    driver = Driver(loaded)
+    rng = random.Random(7)
+    template = prompt(rng, 5)
+    driver.tokens([*template, *prompt(rng, 60)], max_tokens=3)
+    driver.run()
+    model.shapes.clear()
+    for _ in range(2):
+        driver.tokens([*template, *prompt(rng, 60)], max_tokens=1)
+    driver.turn()
+    assert model.shapes == [(2, 64)]
+
+
 @pytest.mark.parametrize("arch", ["qwen3", "qwen3_moe"])
 def test_prompts_are_padded_to_few_widths_where_each_new_one_costs(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, arch: str

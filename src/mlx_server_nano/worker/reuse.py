@@ -28,6 +28,9 @@ Caches = list[Any]
 
 # A takeover forgets the entry's tokens behind the match: fine for the tail of an answer, not for half a conversation.
 _FORGETTABLE = 256
+# Fewer tokens, and less than a quarter of a prompt, are computed again: all prompts begin with a few that their template writes,
+# and those that begin from nothing can share a pass.
+_WORTH_COPYING = 16
 
 
 def as_tokens(ids: list[int]) -> Tokens:
@@ -94,6 +97,8 @@ class Reuse:
         entry, length = found
         if not self.cuttable:
             return Found(entry, length, not entry.node.children)
+        if length < min(_WORTH_COPYING, len(ids) // 4):
+            return None
         forgotten = entry.length - length
         return Found(entry, length, not entry.leased and forgotten <= max(_FORGETTABLE, length // 4))
 
