@@ -215,3 +215,19 @@ def test_an_unload_ends_in_time_and_leaves_nothing_half_done(tiny, tmp_path):
     ask(driver, prompt())
     unload(driver, seconds=0)
     assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_file_is_read_only_where_that_is_faster_than_computing(tiny, tmp_path, slow):
+    loaded, ids = tiny("qwen3"), prompt()
+    first = started(loaded, tmp_path)
+    expected, _ = ask(first, ids)
+    unload(first)
+    second = started(loaded, tmp_path)
+    disk = second.engine._reuse._disk
+    assert disk is not None
+    disk.payoff.read(1, 1e6 if slow else 1e-9)
+    other = prompt(7, 300)
+    ask(second, other)  # now both speeds are known
+    assert ask(second, ids) == (expected, 0 if slow else LENGTH - 1)
+    assert len(files(tmp_path)) == 1

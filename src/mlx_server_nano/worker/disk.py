@@ -26,6 +26,7 @@ from mlx_server_nano.worker import kvfile, layout
 from mlx_server_nano.worker.fingerprint import fingerprint
 from mlx_server_nano.worker.kvfile import Bytes, Content
 from mlx_server_nano.worker.loader import LoadedModel
+from mlx_server_nano.worker.payoff import Payoff
 from mlx_server_nano.worker.prefix import Tokens
 from mlx_server_nano.worker.scheduler import Prepared
 from mlx_server_nano.worker.shelf import Kept, Shelf
@@ -47,11 +48,12 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a file held; None: nothing of use."""
+    """What a file held; None: nothing of use. seconds: that it took."""
 
     kept: Kept
     content: Content | None
     arrays: tuple[mx.array, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class DiskTier:
         self._writer = _Writer(shelf, deliver)
         self._wanted: queue.SimpleQueue[Kept] = queue.SimpleQueue()
         self._waiting: dict[Path, list[Prepared]] = {}
+        self.payoff = Payoff()
         threading.Thread(target=self._read, name="disk reader", daemon=True).start()
 
     @property
@@ -90,12 +93,14 @@ class DiskTier:
         return bool(self._leaving) and self._writer.has_room
 
     def fetch(self, prepared: Prepared, known: int, budget: int) -> bool:
-        """Have a file read for a prompt of which the memory holds `known` tokens, if that helps and fits `budget` bytes.
-        True: `Fetched` will follow."""
+        """Have a file read for a prompt of which the memory holds `known` tokens, if that promises to be faster than computing
+        them and fits `budget` bytes. True: `Fetched` will follow."""
         found = self._shelf.find(np.array(prepared.ids[:-1], np.int32), beyond=known + WORTHWHILE)
         if found is None or found[0].nbytes > budget:
             return False
-        kept = found[0]
+        kept, length = found
+        if not self.payoff.pays(kept.nbytes, known, length):
+            return False
         if kept.path not in self._waiting:
             self._waiting[kept.path] = []
             self._wanted.put(kept)
@@ -118,6 +123,7 @@ class DiskTier:
             self._shelf.discard(fetched.kept.path, str(error))
             return None, waiting
         self._shelf.used(fetched.kept.path)
+        self.payoff.read(fetched.kept.nbytes, fetched.seconds)
         return caches, waiting
 
     def spill(self, tokens: Tokens, caches: Caches) -> None:
@@ -183,11 +189,12 @@ class DiskTier:
 
 
 def _fetch(kept: Kept) -> Fetched:
+    began = time.perf_counter()
     try:
         content, arrays = kvfile.read(kept.path)
         if not np.array_equal(content.tokens, kept.tokens):
             raise kvfile.DamagedFileError("it has changed")
-        return Fetched(kept, content, arrays)
+        return Fetched(kept, content, arrays, time.perf_counter() - began)
     except kvfile.DamagedFileError as error:
         _LOG.warning("A file of the prefix cache is removed: %s", error)
         kept.path.unlink(missing_ok=True)

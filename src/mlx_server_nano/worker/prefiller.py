@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -223,17 +224,19 @@ class Prefiller:
         step = next(step for most, step in _WIDTHS if count <= most)
         return -(-count // step) * step
 
-    def _evaluate(self, caches: list[Any], size: int, ahead: bool) -> None:
-        """Have the pass computed that these caches come from. size: key positions that its tokens read, by which the memory goes
-        that it takes beside them. That is measured where the pass is larger than what has been, and now and then."""
+    def _evaluate(self, caches: list[Any], size: int, ahead: bool) -> bool:
+        """Have the pass computed that these caches come from. Gives whether it is through. size: key positions that its tokens
+        read, by which the memory goes that it takes beside them. That is measured where the pass is larger than what has been,
+        and now and then."""
         arrays = [array for cache in caches for array in slots.arrays(cache)]
         if ahead and size <= self._measured and self._unmeasured < _MEASURE_EVERY:
             self._unmeasured += 1
             mx.async_eval(arrays)
-            return
+            return False
         mx.eval(arrays)
         self._admission.note_workspace(mx.get_peak_memory() - mx.get_active_memory())
         self._measured, self._unmeasured = max(size, self._measured // 2), 0
+        return True
 
     def _advance(self, prefill: Prefill, end: int, ahead: bool) -> Iterator[Event | Row]:
         prepared = prefill.prepared
@@ -242,6 +245,7 @@ class Prefiller:
             if prepared.scored:
                 stop = min(stop, prefill.done + max(1, _SCORED_LOGITS // self._loaded.info.vocab_size))
             mx.reset_peak_memory()
+            began = time.perf_counter()
             count = stop - prefill.done
             padding = 0 if prepared.scored else self._width(count) - count
             chunk = mx.array([[*prepared.ids[prefill.done : stop], *[0] * padding]])
@@ -252,7 +256,8 @@ class Prefiller:
                 following = prepared.ids[prefill.done + 1 : stop + 1]
                 reader = LogprobReader.of_prompt(logits[0], following, prepared.request.logprobs or 0)
                 prefill.logprobs += reader.read(self._loaded.vocabulary).values()
-            self._evaluate(prefill.caches, count * stop, ahead)
+            if self._evaluate(prefill.caches, count * stop, ahead):
+                self._reuse.computed(prefill.done, stop, time.perf_counter() - began)
             prefill.done = stop
             if stop in prepared.branches:
                 self._reuse.snapshot(prepared.ids[:stop], prefill.caches)

@@ -136,6 +136,11 @@ class Reuse:
         found = self._prefixes.peek(as_tokens(prepared.ids[:-1]))
         return self._disk.fetch(prepared, found[1] if found is not None else 0, self._budget)
 
+    def computed(self, start: int, stop: int, seconds: float) -> None:
+        """A prompt's tokens from `start` to `stop` took so long: what the disk has to beat."""
+        if self._disk is not None:
+            self._disk.payoff.computed(start, stop, seconds)
+
     def take_in(self, fetched: Fetched) -> list[Prepared]:
         """Keep what was read, also if its requests are gone. Gives those that still wait."""
         if self._disk is None:
