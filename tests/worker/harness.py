@@ -17,6 +17,7 @@ from mlx_server_nano.worker.draft_model import DraftModel
 from mlx_server_nano.worker.engine import Engine, Incoming
 from mlx_server_nano.worker.pace import Pace
 from mlx_server_nano.worker.prompts import Tokenizing
+from mlx_server_nano.worker.sequence import Sequence
 
 GREEDY = Sampling(temperature=0)
 
@@ -29,6 +30,7 @@ class Answer:
     stop: str | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     deltas: list[str] = field(default_factory=list)
+    output: list[int] = field(default_factory=list)  # the tokens, that of the end included
 
 
 class Recorder:
@@ -69,6 +71,7 @@ class Driver:
         settings = LoadOptions(log_name="test", **{"speculation": False, **options})
         self.engine = Engine(loaded, settings, self.recorder, self.inbox, draft_model, compiled=compiled)  # type: ignore[arg-type]
         self.engine._batch.pace = pace
+        self._note_outputs()
         self.tokenizing = Tokenizing(
             loaded.tokenizer,
             loaded.apply_template,
@@ -78,6 +81,18 @@ class Driver:
             find_branches=not loaded.cuttable,
         )
         self._ids = iter(range(1, 1 << 30))
+
+    def _note_outputs(self) -> None:
+        """`outputs`: the tokens of every row that has begun to decode, by request and choice; they grow with the row."""
+        self.outputs: dict[tuple[int, int], list[int]] = {}
+        make = self.engine._prefiller._sequence
+
+        def note(*args: Any) -> Sequence:
+            row = make(*args)
+            self.outputs[row.request_id, row.choice] = row.output
+            return row
+
+        self.engine._prefiller._sequence = note  # type: ignore[assignment, method-assign]
 
     def submit(self, request: GenerationRequest) -> int:
         request_id = next(self._ids)
@@ -115,6 +130,7 @@ class Driver:
                 answer.tokens += event.tokens
                 answer.logprobs += event.logprobs
                 answer.finish, answer.stop = event.finish, event.stop
+                answer.output = self.outputs.get((event.request_id, event.choice), [])
         return dict(answers)
 
     def failures(self) -> dict[int, Failure]:

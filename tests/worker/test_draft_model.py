@@ -21,9 +21,7 @@ from mlx_server_nano.worker.draft_model import DraftModel
 from mlx_server_nano.worker.loader import LoadedModel
 from tests.worker.conftest import Tiny
 from tests.worker.harness import Driver
-from tests.worker.test_engine import Watched, check, crowd, oracle, outputs, prompt, watched
-
-__all__ = ["outputs"]  # a fixture
+from tests.worker.test_engine import Watched, check, crowd, prompt, watched
 
 
 def drafting(loaded: LoadedModel, **changes: Any) -> DraftModel:
@@ -57,7 +55,7 @@ def test_greedy_output_is_mlx_lms_in_any_crowd(tiny: Tiny, right: bool):
         assert driver.recorder.accepted < 0.3 * driver.recorder.drafted
 
 
-def test_both_models_draw_by_the_same_numbers(tiny: Tiny, outputs: dict[tuple[int, int], list[int]]):
+def test_both_models_draw_by_the_same_numbers(tiny: Tiny):
     """So that a model drafts for itself without a miss, sampled or not, and seeds give what they give without."""
     loaded = tiny("llama")
     rng = random.Random(2)
@@ -71,11 +69,10 @@ def test_both_models_draw_by_the_same_numbers(tiny: Tiny, outputs: dict[tuple[in
     seen = []
     for speculation in (False, True):
         driver = Driver(loaded, drafting(loaded), speculation=speculation)
-        outputs.clear()
         for ids, sampling in zip(prompts, samplings, strict=True):
             driver.tokens(ids, sampling=sampling, max_tokens=30)
         driver.run()
-        seen.append(dict(outputs))
+        seen.append(driver.outputs)
     assert seen[0] == seen[1]
     assert driver.recorder.accepted == driver.recorder.drafted > 80
 
@@ -98,14 +95,14 @@ def test_a_long_prompt_goes_through_it_in_portions_and_is_kept(tiny: Tiny):
     draft_model = drafting(dataclasses.replace(loaded, model=small))
     driver = Driver(loaded, draft_model, speculation=True, busy_prefill_chunk=64)
     ids = prompt(random.Random(1), 700)
-    driver.tokens(ids, max_tokens=30)
+    request_id = driver.tokens(ids, max_tokens=30)
     driver.run()
     driver.turn()
     first = sum(width for _, width in small.shapes)
     assert max(width for _, width in small.shapes) <= 512
     assert driver.recorder.accepted
     small.shapes.clear()
-    longer = [*ids, *oracle(loaded, ids, 30), 9, 8, 7]
+    longer = [*ids, *driver.outputs[request_id, 0], 9, 8, 7]
     request_id = driver.tokens(longer, max_tokens=30)
     driver.run()
     check(loaded, driver.answers()[request_id, 0], longer, 30)

@@ -280,10 +280,11 @@ class Prefiller:
                 yield Delta(prepared.request_id, choice, "", 0, finish=FinishReason.LENGTH)
             return
         prefill.lease = self._reuse.share(prefill.lease, held, caches)
-        index = PromptIndex(prepared.ids) if self._speculates and prefill.row is None else None
-        sequences = [self._sequence(prepared, choice, index) for choice in range(request.n)]
         if prefill.row is not None:
             sequences = [prefill.row]
+        else:
+            index = PromptIndex(prepared.ids) if self._speculates else None
+            sequences = [self._sequence(prepared, choice, index) for choice in range(request.n)]
         for sequence in sequences:
             last = sequence is sequences[-1]
             own = caches if last else [slots.fork(cache) for cache in caches]
