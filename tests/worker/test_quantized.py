@@ -113,8 +113,9 @@ def load(tiny_folder: Any, arch: str, bits: int | None, **settings: Any) -> Load
     return harness.load(tiny_folder(arch, **settings), kv_bits=bits)
 
 
-@pytest.mark.parametrize("arch", ["qwen3", "llama", "qwen3_moe", "gemma3_text", "qwen3_next"])
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("arch", "bits"), [("qwen3", 8), ("qwen3", 4), ("qwen3_moe", 4), ("gemma3_text", 8), ("qwen3_next", 4)]
+)
 def test_a_row_says_the_same_alone_and_in_any_crowd(tiny_folder, arch: str, bits: int):
     loaded = load(tiny_folder, arch, bits, **SMALL)
     assert loaded.info.batchable
