@@ -147,12 +147,16 @@ def status(name: str, state: ModelState = ModelState.READY, loaded_since: float 
 
 class FakeManager:
     def __init__(self) -> None:
+        self.running = False
+        self.renew()
+
+    def renew(self) -> None:
+        """As if nothing had been asked of it yet."""
         self.scripts = {"m": Script()}
         self.requests: list[Any] = []
         self.cancelled: list[GenerationRequest] = []
         self.waiting = 0  # for a lease
         self.leases = 0
-        self.running = False
         self.problem: str | None = None
         self.memory_limit = 5000
         self.memory_in_use = 3000

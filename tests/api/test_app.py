@@ -69,7 +69,8 @@ def test_anthropics_clients_get_their_errors_for_models_too(server):
     assert caught.value.request_id == caught.value.response.headers["x-request-id"]
 
 
-def test_draining(server):
+def test_draining(start):
+    server = start()
     server.manager.scripts["m"] = Script(lambda request: [started(), Forever])
     connection = server.post({**BODY, "stream": True})
     wait_until(lambda: server.manager.leases == 1)

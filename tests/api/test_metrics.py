@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from mlx_server_nano.api.metrics import Metrics
 from mlx_server_nano.protocol import Delta
 from mlx_server_nano.types import FinishReason
-from tests.api.conftest import wait_until
+from tests.api.conftest import Running, wait_until
 from tests.api.fakes import FakeManager, Forever, Script, started, text
 
 ROOT = Path(__file__).parents[2]
 CHAT = "/v1/chat/completions"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture
+def server(start: Callable[..., Running]) -> Running:
+    """The test's own, which has counted nothing else."""
+    return start()
 
 
 def samples(server: Any) -> dict[tuple[str, ...], float]:

@@ -216,7 +216,8 @@ def test_pipelined_and_reused_connections(server):
         assert read_until(connection, b"[DONE]").startswith(b"HTTP/1.1 200")
 
 
-def test_interrupted_by_shutdown(server):
+def test_interrupted_by_shutdown(start):
+    server = start()
     server.manager.scripts["m"] = Script(lambda request: [started(), *text("Hel", finish=None), Forever])
     server.manager.scripts["loading"] = Script(opening=[Forever])
     stream = server.post(STREAM)
