@@ -168,7 +168,7 @@ def real_server(tiny_folder: Path) -> Iterator[Serving]:
 
 @pytest.fixture(scope="session")
 def validate() -> Callable[[object, str], None]:
-    """Check a value against a schema of OpenAI's document."""
+    """Check a value against a schema of OpenAI's document; a stream's event against that of its own type."""
     if not SCHEMAS.exists():
         pytest.skip("OpenAI's schemas are not beside the repository (shared/assets)")
     document = json.loads(SCHEMAS.read_text())
@@ -177,7 +177,17 @@ def validate() -> Callable[[object, str], None]:
     def validator(name: str) -> jsonschema.Draft202012Validator:
         return jsonschema.Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": document["$defs"]})
 
-    return lambda value, name: validator(name).validate(value)
+    events = {
+        kind: name
+        for option in document["$defs"]["ResponseStreamEvent"]["anyOf"]
+        for name in [option["$ref"].rpartition("/")[2]]
+        for kind in document["$defs"][name]["properties"]["type"]["enum"]
+    }
+
+    def validate(value: Any, name: str) -> None:
+        validator(events[value["type"]] if name == "ResponseStreamEvent" else name).validate(value)
+
+    return validate
 
 
 @dataclass(frozen=True)
