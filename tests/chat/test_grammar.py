@@ -10,6 +10,7 @@ from functools import cache
 
 import jsonschema
 import llguidance
+import numpy as np
 import pytest
 
 from mlx_server_nano.chat.formats import FORMATS
@@ -48,9 +49,8 @@ TOOLS = [
     ),
     Tool(name="now"),
 ]
-SCHEMAS = {
-    tool.name: tool.parameters or {"type": "object", "properties": {}, "additionalProperties": False} for tool in TOOLS
-}
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+VALIDATORS = {tool.name: jsonschema.Draft202012Validator(tool.parameters or NOTHING) for tool in TOOLS}
 # The real tokenizers' special tokens matter: markers are tokens there. All other formats run on text alone.
 TOKENIZER_OF = {
     "hermes": "mini-dense-qwen3",
@@ -118,10 +118,10 @@ class Sampler:
         return self._matcher.try_consume_tokens(tokens) == len(tokens) and self._matcher.is_accepting()
 
     def _any_token(self) -> int:
-        mask = self._matcher.compute_bitmask()
-        count = self._tokenizer.vocab_size
-        start = self._random.randrange(count)
-        return next(i % count for i in range(start, start + count) if mask[i % count // 8] >> (i % count % 8) & 1)
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little", count=self._tokenizer.vocab_size))
+        start = self._random.randrange(self._tokenizer.vocab_size)
+        return int(allowed[np.searchsorted(allowed, start) % len(allowed)])
 
 
 def samples(form: Format, grammar: str, count: int, beginning: str = "") -> list[str]:
@@ -159,7 +159,7 @@ def read(form: Format, text: str, inside: bool = False) -> Answer:
 
 def check(answer: Answer) -> None:
     for call in answer.calls:
-        jsonschema.validate(json.loads(call["arguments"]), SCHEMAS[call["name"]])
+        VALIDATORS[call["name"]].validate(json.loads(call["arguments"]))
 
 
 def special_tokens(name: str) -> dict[str, int]:

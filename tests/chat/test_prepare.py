@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from jinja2 import Template
 
 from mlx_server_nano.chat.detect import detect
 from mlx_server_nano.chat.prepare import Prepared, Traits, prepare, probe
@@ -76,13 +77,18 @@ def source(name: str) -> str:
 
 
 @cache
+def compiled(name: str) -> Template:
+    return compile_template(source(name), lambda: datetime(2025, 8, 1))
+
+
+@cache
 def traits_of(name: str) -> Traits:
     return probe(source(name))
 
 
 def prepared(name: str, messages: list[Message], tools: list[Tool]) -> tuple[Prepared, str]:
     found = prepare(messages, tools, traits_of(name), detect(source(name)))
-    return found, render(compile_template(source(name)), found.messages, found.tools, **TOKENS)
+    return found, render(compiled(name), found.messages, found.tools, **TOKENS)
 
 
 @needs_assets
@@ -158,9 +164,8 @@ def test_the_prompt_is_the_one_that_transformers_renders(name: str) -> None:
     for row in rows:
         tools = [Tool(**tool["function"]) for tool in row["tools"] or ()]
         found = prepare([_message(m) for m in row["messages"]], tools, traits_of(name), detect(source(name)))
-        template = compile_template(source(name), lambda: datetime(2025, 8, 1))
         variables = {"bos_token": row["bos_token"], "eos_token": row["eos_token"], **row["extra"], **row["kwargs"]}
-        text = render(template, found.messages, found.tools, **variables)
+        text = render(compiled(name), found.messages, found.tools, **variables)
         if not row["date_dependent"]:
             assert text == row["rendered"], row["case"]
 
