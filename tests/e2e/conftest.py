@@ -183,11 +183,23 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     assert server.stop() == 0
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where servers keep what they have downloaded."""
+    return tmp_path_factory.mktemp("hf")
+
+
 @pytest.fixture
-def start(tmp_path: Path, hub: HubStandin) -> Iterator[Callable[..., ServerProcess]]:
-    """Start servers with flags; all are stopped in the end, and none may leave a process behind."""
+def start(hub: HubStandin, cache: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Start servers with flags; all are stopped in the end, and none may leave a process behind. They have no spare worker
+    unless they are told to, as its start takes seconds, and share their downloads unless HF_HOME is given."""
     servers: list[ServerProcess] = []
-    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    environment = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(cache),
+        "HF_HUB_DISABLE_XET": "1",
+        "MLX_SPARE_WORKER": "0",
+    }
 
     def launch(*flags: str, **more: str) -> ServerProcess:
         servers.append(ServerProcess({**environment, **more}, *flags))

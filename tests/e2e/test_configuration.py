@@ -14,7 +14,6 @@ from tests.tiny_models import make_adapter
 QWEN = "mlx-community/Tiny-Qwen3-4bit"
 FILE = """
 idle-timeout = 1
-spare-worker = false
 default-max-tokens = 9
 alias = ["short=tiny-qwen3", "poet=short", "small=short"]
 model-map = ["claude-*=short"]
@@ -42,7 +41,7 @@ def test_names_tables_and_adapters(start, hub, tmp_path: Path) -> None:
     hub.add("someone/Poet", make_adapter(tmp_path / "poet", model))
     file = tmp_path / "nano.toml"
     file.write_text(FILE.format(model=QWEN))
-    server = start("--config", str(file))
+    server = start("--config", str(file), HF_HOME=str(tmp_path / "hf"))
 
     def states() -> dict[str, str]:
         return {model["id"]: model["state"] for model in server.health()["models"]}

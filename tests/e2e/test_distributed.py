@@ -40,7 +40,7 @@ def test_two_ranks_through_the_server(start: Callable[..., ServerProcess], tmp_p
     # In single precision: what is summed in another order must not round to another token.
     model = str(make_model(tmp_path / "llama", "llama", "mini-dense-llama-3.1"))
     config.write_text(f'alias = ["alone={model}"]\n[models.alone]\ndistributed = "none"\n')
-    server = start("--config", str(config), "--distributed", str(hosts), "--no-spare-worker")
+    server = start("--config", str(config), "--distributed", str(hosts))
     texts = ["Hello there.", "What is the time?", "Once upon a time"]
     expected = [chat(server, "alone", text) for text in texts]
     with ThreadPoolExecutor(3) as pool:

@@ -196,7 +196,7 @@ def test_an_error_is_shown_and_can_be_tried_again(demo, opening):
 
 
 def test_the_key_is_asked_for_and_used(start, opening):
-    server = start("--api-key", "sesame", "--no-spare-worker", HF_HUB_OFFLINE="1")
+    server = start("--api-key", "sesame", HF_HUB_OFFLINE="1")
     with opening(server, expected=("401",)) as page:
         page.until("document.getElementById('key-dialog').open")
         page.type("wrong", "#key-input")
@@ -216,8 +216,8 @@ def test_the_key_is_asked_for_and_used(start, opening):
     assert not [line for line in server.log if "sesame" in line]
 
 
-def test_loading_and_the_status_view(start, opening):
-    server = start("--no-spare-worker", HF_HUB_OFFLINE="1")
+def test_loading_and_the_status_view(start, opening, tmp_path):
+    server = start(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     with opening(server) as page:
         page.click("#panel-toggle")
         page.click("#tab-status")
