@@ -34,7 +34,7 @@ check: $(STAMP) ## Lint, types and the import contract
 	$(BIN)/lint-imports --no-cache
 
 unit: $(STAMP) ## The tests alone (ARGS="-k name" chooses)
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 format: $(STAMP) ## Let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
