@@ -69,6 +69,21 @@ def test_what_changes_is_noticed():
     assert payoff.pays(500_000_000, 0, 1000)
 
 
+def test_what_was_measured_is_known_to_the_next_process(tmp_path):
+    measured(speed=1000).save(tmp_path / "x")
+    payoff = Payoff.load(tmp_path / "x")
+    assert payoff == measured(speed=1000) != Payoff()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"{", b"[]", b'{"speeds": {"3": 0}}', b'{"seconds": -1}', b'{"speeds": {"3": 1e999}}']
+)
+def test_with_a_damaged_file_nothing_is_known(tmp_path, damaged):
+    (tmp_path / "x").write_bytes(damaged)
+    assert Payoff.load(tmp_path / "x") == Payoff() == Payoff.load(tmp_path / "missing")
+
+
 def test_reading_that_did_not_pay_is_tried_again_now_and_then():
     payoff = measured(speed=1000, rate=1e6)
     tries = [payoff.pays(4_000_000, 0, 1000) for _ in range(200)]

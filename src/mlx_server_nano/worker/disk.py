@@ -6,6 +6,7 @@ checks them while the request that they serve waits; running streams don't notic
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -31,6 +32,7 @@ from mlx_server_nano.worker.prefix import Tokens
 from mlx_server_nano.worker.scheduler import Prepared
 from mlx_server_nano.worker.shelf import Kept, Shelf
 
+PAYOFF: Final = "payoff.json"  # in the model's folder
 WORTHWHILE: Final = 256  # tokens; fewer are computed as soon as they are read
 _UNWRITTEN: Final = 4 * kvfile.PART
 _PENDING: Final = 1 << 30  # bytes of evicted caches that wait, unless it is a single entry
@@ -84,7 +86,7 @@ class DiskTier:
         self._writer = _Writer(shelf, deliver)
         self._wanted: queue.SimpleQueue[Kept] = queue.SimpleQueue()
         self._waiting: dict[Path, list[Prepared]] = {}
-        self.payoff = Payoff()
+        self.payoff = Payoff.load(shelf.own / PAYOFF)
         threading.Thread(target=self._read, name="disk reader", daemon=True).start()
 
     @property
@@ -173,6 +175,8 @@ class DiskTier:
     def close(self, held: Iterator[tuple[Tokens, Caches]], seconds: float) -> None:
         """Write what waits and then what is held, as far as it goes in this time."""
         deadline = time.monotonic() + seconds
+        with contextlib.suppress(OSError):
+            self.payoff.save(self._shelf.own / PAYOFF)
         while True:
             while self._leaving:
                 if not self._writer.wait(deadline):

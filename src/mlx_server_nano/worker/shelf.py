@@ -3,6 +3,7 @@
     FOLDER/written.json            bytes written today, by all
     FOLDER/<model>/<name>.kv       see `kvfile`
     FOLDER/<model>/<name>.part     one that is being written
+    FOLDER/<model>/payoff.json     see `payoff`
 
 A file's modification time is its last use. Several workers and servers may share a folder: files appear whole and
 disappear at any time, nothing else is relied upon. Only files that bear these names are ever touched."""
