@@ -99,7 +99,7 @@ CODEX = {
         for n, role in enumerate(["developer", "developer", "user", "user"])
     ],
 }
-CLAUDE_CODE = {
+MESSAGES_AGENT = {
     "model": "m",
     "max_tokens": 64000,
     "stream": True,
@@ -172,7 +172,7 @@ def test_claude_code(server, again):
             "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "a.py", "is_error": False}],
         },
     ]
-    body = {**CLAUDE_CODE, "messages": CLAUDE_CODE["messages"] + result * again}
+    body = {**MESSAGES_AGENT, "messages": MESSAGES_AGENT["messages"] + result * again}
     *_, delta, stop = events(server, "/v1/messages?beta=true", body)
     assert delta["delta"]["stop_reason"] == "tool_use" and stop == {"type": "message_stop"}
 
@@ -195,6 +195,6 @@ def test_threads_are_refused_so_that_the_whole_conversation_comes(server):
     assert last.content[-1].to_dict()["text"] == "Done."
     _, second = server.manager.requests
     assert [message["role"] for message in second.prompt.messages] == ["user", "assistant", "tool"]
-    response = httpx.post(f"{server.url}/v1/messages", json={**CLAUDE_CODE, "thread": {"type": "create"}})
+    response = httpx.post(f"{server.url}/v1/messages", json={**MESSAGES_AGENT, "thread": {"type": "create"}})
     assert response.status_code == 400
     assert response.json()["error"]["details"] == {"error_code": "thread_unsupported_request"}
