@@ -28,12 +28,12 @@ def attention(  # noqa: PLR0917 - the signature is mlx-lm's
 ) -> mx.array:
     """mlx-lm's attention, `[rows, heads, width, dim]`, in the way that suits the shape."""
     rows, heads, width, _ = queries.shape
-    if (width == 1 and mask is None) or sinks is not None or hasattr(cache, "bits") or not plans_shapes():
-        return base.scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
-    if width == 1 and isinstance(mask, mx.array) and getattr(cache, "recurs", False):
-        return folded(queries, keys, values, scale, mask)
-    if width > 1 and rows * heads * width * keys.shape[2] <= _MOST_SCORES:
-        return plain(queries, keys, values, scale, mask)
+    # In this order: a step of one token without a mask asks nothing of the device.
+    if (width > 1 or mask is not None) and sinks is None and not hasattr(cache, "bits") and plans_shapes():
+        if width == 1 and isinstance(mask, mx.array) and getattr(cache, "recurs", False):
+            return folded(queries, keys, values, scale, mask)
+        if width > 1 and rows * heads * width * keys.shape[2] <= _MOST_SCORES:
+            return plain(queries, keys, values, scale, mask)
     return base.scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
 
 

@@ -29,8 +29,9 @@ def direct(model: Any) -> None:
     """Make submodules attributes as well, and views of weights. To be called when no submodule and no weight will be replaced
     any more: what is made here would stay as it is."""
     for module in model.modules():
-        parts = {name: part for name, part in module.items() if isinstance(part, nn.Module)}
-        vars(module).update({name: part for name, part in parts.items() if not hasattr(type(module), name)})
+        for name, part in module.items():
+            if isinstance(part, nn.Module) and not hasattr(type(module), name):
+                vars(module)[name] = part
         if type(module) is nn.Linear:
             module.__class__ = _Linear
             transposed = module["weight"].T

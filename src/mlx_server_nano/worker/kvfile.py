@@ -126,6 +126,13 @@ class Writer:
             self._unfinished.unlink()
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Write a small file that others may read or write meanwhile: it appears whole. Raises OSError."""
+    unfinished = path.with_name(f"{uuid.uuid4().hex}{UNFINISHED}")
+    unfinished.write_bytes(content)
+    unfinished.rename(path)
+
+
 def peek(path: Path) -> Content:
     """What a file says that it holds, unverified; only its size is checked. Raises OSError, DamagedFileError."""
     with path.open("rb") as file:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 from typing import Annotated, Final
 
 from msgspec import DecodeError, Meta, Struct, field, json
 
-from mlx_server_nano.worker.kvfile import UNFINISHED
+from mlx_server_nano.worker import kvfile
 
 _ENOUGH: Final = 256  # tokens; a shorter portion says nothing of long prompts
 _FADES: Final = 0.99  # what was best once may be so no more; what was slow once may be faster
@@ -36,9 +35,7 @@ class Payoff(Struct):
 
     def save(self, path: Path) -> None:
         """Raises OSError."""
-        unfinished = path.with_name(f"{uuid.uuid4().hex}{UNFINISHED}")
-        unfinished.write_bytes(json.encode(self))
-        unfinished.rename(path)
+        kvfile.replace(path, json.encode(self))
 
     def computed(self, start: int, stop: int, seconds: float) -> None:
         """A prompt's tokens from `start` to `stop` took so long. A short portion takes longer, token by token, than the long ones

@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -130,9 +129,7 @@ class Shelf:
         """So much was written. Two processes that count at once lose one of the counts; the bound is no finer than that.
         Raises OSError."""
         total = {"day": self._today, "bytes": self._written() + nbytes}
-        unfinished = self._folder / f"{uuid.uuid4().hex}{kvfile.UNFINISHED}"
-        unfinished.write_text(json.dumps(total))
-        unfinished.rename(self._ledger)
+        kvfile.replace(self._ledger, json.dumps(total).encode())
 
     def make_room(self, nbytes: int) -> None:
         """Remove the files that were used longest ago, of any model, until so much more fits the limit."""
