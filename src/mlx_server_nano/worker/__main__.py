@@ -26,6 +26,7 @@ from mlx_server_nano.protocol import (
 )
 from mlx_server_nano.worker.blas import prefer_openblas
 from mlx_server_nano.worker.channel import Channel, Inbox
+from mlx_server_nano.worker.imports import quick_imports
 from mlx_server_nano.worker.preparer import Preparer
 from mlx_server_nano.worker.ranks import ALONE, Ranks
 
@@ -68,11 +69,12 @@ def main() -> None:
     channel.start(deliver)
     if not ranks.several:
         prefer_openblas()
-    # These take seconds; a spare worker has done them before a model is asked for.
-    from mlx_server_nano.worker import draft_loader, loader, memory
-    from mlx_server_nano.worker.engine import Engine
-    from mlx_server_nano.worker.prompts import Tokenizing
-    from mlx_server_nano.worker.questions import Questions
+    # These take a second or more; a spare worker has done them before a model is asked for.
+    with quick_imports():
+        from mlx_server_nano.worker import draft_loader, loader, memory
+        from mlx_server_nano.worker.engine import Engine
+        from mlx_server_nano.worker.prompts import Tokenizing
+        from mlx_server_nano.worker.questions import Questions
 
     channel.send(Ready(memory.device()))
     (load,) = loads.take(wait=True)
