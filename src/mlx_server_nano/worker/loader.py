@@ -26,6 +26,7 @@ from mlx_server_nano.worker.grammar import GrammarCompiler
 from mlx_server_nano.worker.pooling import EmbeddingPlan, read_plan
 from mlx_server_nano.worker.quantized import quantized
 from mlx_server_nano.worker.ranks import ALONE, Ranks
+from mlx_server_nano.worker.rope import share_tables
 from mlx_server_nano.worker.row_cost import RowCost
 from mlx_server_nano.worker.sequence import RowSampling
 from mlx_server_nano.worker.tryout import first_line, try_out
@@ -135,6 +136,7 @@ def load(
         model, _ = load_model(path, lazy=True, trust_remote_code=options.trust_remote_code)
         if mx.default_device() == mx.cpu:
             model = unpacked(model)
+            share_tables(model)
         if adapter_folder is not None:
             adapter.apply(model, adapter_folder)
         ranks.split(model, config)
