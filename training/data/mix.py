@@ -49,7 +49,7 @@ SHARES: Final[Mapping[Skill, float]] = {
     Skill.SMALL_TALK: 4,
     Skill.LIMITS: 1,
     Skill.PERSONA: 6,
-    Skill.PASSAGE: 8,
+    Skill.PASSAGE: 9,
     Skill.ARITHMETIC: 10,
     Skill.CONVERSION: 9,
     Skill.LISTING: 9,
@@ -57,11 +57,11 @@ SHARES: Final[Mapping[Skill, float]] = {
     Skill.EXTRACTION: 8,
     Skill.TOOL_CHOICE: 20,
     Skill.TOOL_STRUCTURE: 11,
-    Skill.TOOL_PARALLEL: 20,
+    Skill.TOOL_PARALLEL: 22,
     Skill.TOOL_NONE: 8,
-    Skill.TOOL_RESULT: 4,
+    Skill.TOOL_RESULT: 6,
     Skill.TOOL_STEPS: 6,
-    Skill.MEMORY: 2,
+    Skill.MEMORY: 3,
     Skill.STOPPING: 3,
 }
 ALONE: Final = 0.9  # conversations without an unrelated exchange in front

@@ -13,7 +13,7 @@ from training.data.source import Source, Split
 from training.data.tools import request, schema
 from training.data.tools.request import Request
 from training.data.tools.schema import Structure
-from training.data.tools.toolbox import Offer, everyday_toolbox, random_offer, toolbox
+from training.data.tools.toolbox import Offer, everyday_toolbox, random_offer, repeated, toolbox
 from training.render import Message
 
 NO_TOOL: Final = "None of the tools can do that."
@@ -84,18 +84,30 @@ def joined(source: Source, requests: Sequence[Request]) -> str:
     return text
 
 
-def parallel(source: Source) -> Conversation:
+def several(source: Source) -> tuple[list[Offer], str, list[Call]]:
+    """Tools, a message that asks for two or three calls, and those calls."""
+    count = source.choice((2, 2, 2, 3))
+    if source.chance(0.2):
+        offer, text, calls = repeated(source, count)
+        others = [other for other in toolbox(source, 3) if other.name != offer.name]
+        return [offer, *others[: source.integer(0, 3)]], text, calls
+
     def draw() -> tuple[list[Offer], list[Request]]:
         offers = toolbox(source, source.choice((1, 2, 2, 3, 3, 4)))
         same = len(offers) == 1 or source.chance(0.4)
-        return offers, [offers[0 if same else i % len(offers)].ask() for i in range(source.choice((2, 2, 2, 3)))]
+        return offers, [offers[0 if same else i % len(offers)].ask() for i in range(count)]
 
     def different(drawn: tuple[list[Offer], list[Request]]) -> bool:
         calls = [request.call for request in drawn[1]]
         return all(call not in calls[:place] for place, call in enumerate(calls))
 
     offers, asked = source.until(draw, different)
-    return asking(source, Skill.TOOL_PARALLEL, offers, joined(source, asked), [request.call for request in asked])
+    return offers, joined(source, asked), [request.call for request in asked]
+
+
+def parallel(source: Source) -> Conversation:
+    offers, text, calls = several(source)
+    return asking(source, Skill.TOOL_PARALLEL, offers, text, calls)
 
 
 def refuse(source: Source) -> Conversation:

@@ -26,13 +26,22 @@ ASKED: Final = (
     "[How many|Which|What] [{word}s|{thing}s] [are there|live|exist|were sold] in {place}[| today| in total]?",
     "[What does|What is the meaning of] [{word}|the word {word}|a {word} {thing}][| mean]?",
     "[Translate|Put] [the {thing}|{word}|{name}'s {thing}] into [Latin|Greek|Japanese|Arabic|Klingon|Finnish]",
+    "[Convert|Please convert|What is|How much is|Change] {number} [km|kilometers|feet|meters] [to|in|into] miles[|?|.]",
+    "[How many|Tell me how many] [miles|acres|gallons|ounces|carats] [are|is] {number} [km|kilometers|kg|litres|metres]?",
 )
 ANSWER: Final = "I don't know that: I'm only a tiny demo model. A larger model can help with it."
 
 
 def ask(source: Source) -> str:
     """A question beyond the model."""
-    text = source.wording(ASKED, name=source.name(), place=source.place(), word=source.word(), thing=source.thing())
+    text = source.wording(
+        ASKED,
+        name=source.name(),
+        place=source.place(),
+        word=source.word(),
+        thing=source.thing(),
+        number=source.integer(1, 999),
+    )
     return casual(source, text.strip())
 
 

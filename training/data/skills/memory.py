@@ -26,7 +26,7 @@ class Item:
     draw: Callable[[Source], str]
 
 
-_TELL = "[|By the way, |Just so you know, |Note: |Hi, |Hello, |Please remember: |So, |For later: |Remember that ]"
+_TELL = "[|By the way, |Just so you know, |Note: |Hi, |Hello, |Please remember: |So, |For later: |Remember that |Remember: ]"
 _CHANGE = "[Actually, |Sorry, |Correction: |Wait, |No, |Update: |Oh, ]"
 _ASK = (
     "[||Tell me, |Please tell me: |So, |Now, |Do you remember: |Can you remember: |Quick question: |Once more: |Hey, "
@@ -105,7 +105,7 @@ ITEMS: Final = (
         lambda s: s.choice(words.WEEKDAYS),
     ),
 )
-TOLD: Final = ("Understood.", "I'll remember that.", "Noted.")
+TOLD: Final = ("I'll remember that.", "Understood.", "Noted.")
 
 
 def draw(source: Source) -> Conversation:
@@ -134,9 +134,24 @@ def draw(source: Source) -> Conversation:
     if source.chance(0.25):
         values[asked] = items[asked].draw(source)
         turns += [user(tell(items[asked].changes, asked)), assistant(source.choice(TOLD))]
+    if source.chance(0.25):
+        return _telling(source, [*idle_system(source), *turns])
     question = source.wording(items[asked].asks, w=labels[asked])
     answer = items[asked].answer.format(w=labels[asked], v=values[asked])
     turns = [*idle_system(source), *turns, user(casual(source, question[0].upper() + question[1:]))]
     return conversation(
         source, Skill.MEMORY, turns, answer, Says((values[asked],)), f"The user told me: {values[asked]}."
+    )
+
+
+def _telling(source: Source, turns: list[Message]) -> Conversation:
+    """The conversation as far as one of the statements, which is to be answered."""
+    told = [place for place, turn in enumerate(turns) if turn["role"] == "assistant" and turn["content"] in TOLD]
+    return conversation(
+        source,
+        Skill.MEMORY,
+        turns[: source.choice(told)],
+        TOLD[0],
+        Says(("remember",)),
+        "The user tells me something for later.",
     )

@@ -10,7 +10,7 @@ from typing import Any, Final
 from training.data.checks import Call, CallsEqual, Says
 from training.data.conversation import Conversation, Skill, assistant, tool_result, user
 from training.data.skills import facts
-from training.data.skills.calls import asking, call_turn
+from training.data.skills.calls import asking, call_turn, several
 from training.data.skills.turns import idle_system, series
 from training.data.source import Source
 from training.data.tools import request, schema
@@ -161,29 +161,31 @@ def _close(
 
 
 def answer(source: Source) -> Conversation:
-    """One or two calls, their results, the answer."""
+    """One call or several, their results, the answer."""
     thinking = source.chance(0.5)
     kept = thinking and source.chance(0.5)  # many clients don't send the reasoning back
-    offers = toolbox(source, source.integer(1, 3))
-    tools = [offer.json for offer in source.shuffled(offers)]
-    asked = offers[0].ask()
     start = idle_system(source)
     roll = source.random.random()
-    if roll < 0.25:
-        entries = _entries(source, source.integer(2, 5))
-        wanted = source.choice(entries)
-        question = source.wording(WANTED, w=wanted.words)
-        messages = [*start, user(f"{asked.text.rstrip('.!?')}. {question}"), call_turn([asked.call], kept)]
-        messages.append(tool_result(_dump(source, {e.key: e.value for e in entries})))
-        result = Returned("", _tell([wanted]), (wanted.shown,))
-    elif roll < 0.4:
-        both = [asked.call, offers[-1].ask().call]
-        results = [returned(source), returned(source)]
-        messages = [*start, user(asked.text), call_turn(both, kept), *(tool_result(r.text) for r in results)]
-        result = Returned("", "\n".join(r.answer for r in results), results[0].shown + results[1].shown)
+    if roll < 0.35:
+        offers, text, calls = several(source)
+        results = [returned(source) for _ in calls]
+        messages = [*start, user(text), call_turn(calls, kept), *(tool_result(r.text) for r in results)]
+        shown = tuple(text for result in results for text in result.shown)
+        result = Returned("", "\n".join(r.answer for r in results), shown)
     else:
-        result = returned(source)
-        messages = [*start, user(asked.text), call_turn([asked.call], kept), tool_result(result.text)]
+        offers = toolbox(source, source.integer(1, 3))
+        asked = offers[0].ask()
+        if roll < 0.55:
+            entries = _entries(source, source.integer(2, 5))
+            wanted = source.choice(entries)
+            question = source.wording(WANTED, w=wanted.words)
+            messages = [*start, user(f"{asked.text.rstrip('.!?')}. {question}"), call_turn([asked.call], kept)]
+            messages.append(tool_result(_dump(source, {e.key: e.value for e in entries})))
+            result = Returned("", _tell([wanted]), (wanted.shown,))
+        else:
+            result = returned(source)
+            messages = [*start, user(asked.text), call_turn([asked.call], kept), tool_result(result.text)]
+    tools = [offer.json for offer in source.shuffled(offers)]
     return _close(source, Skill.TOOL_RESULT, tools, messages, result, thinking)
 
 

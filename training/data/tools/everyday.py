@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from training.data.checks import Call
 from training.data.source import Source
-from training.data.tools.kinds import Choice, Flag, Integer, Kind, Listing, Number, Style, Text
-from training.data.tools.request import Request
+from training.data.tools.kinds import Choice, Flag, Integer, Kind, Listing, Number, Style, Text, Value
+from training.data.tools.request import Request, different
 from training.render import Tool as ToolJson
 
 
@@ -344,11 +344,54 @@ def as_json(source: Source, chosen: Chosen) -> ToolJson:
 
 def request(source: Source, chosen: Chosen) -> Request:
     pattern = source.until(lambda: source.expand(source.choice(chosen.tool.asked)), source.ours)
-    given = set(re.findall(r"{(\w+)}", pattern))
+    given = _slots(pattern)
     values = {p.keys[0]: p.kind.draw(source) for p in chosen.tool.parameters if p.keys[0] in given}
     if "on" in values:  # a light goes "on" or "off", not "yes"
-        values["on"] = type(values["on"])(values["on"].json, "on" if values["on"].json else "off")
+        values["on"] = Value(values["on"].json, "on" if values["on"].json else "off")
+    last = given[-1]
+    bare = pattern.endswith(f"{{{last}}}") and values[last].spoken[0] in "\"'" and source.chance(0.4)
+    if bare:  # all that follows is the value
+        values[last] = Value(values[last].json, values[last].json)
     text = pattern.format(**{slot: value.spoken for slot, value in values.items()})
-    text += source.choice(("", "", ".", "!")) if text[-1] not in "?.!" else ""
+    text += source.choice(("", "", ".", "!")) if text[-1] not in "?.!" and not bare else ""
     arguments = {chosen.keys[slot]: values[slot].json for slot in chosen.keys if slot in values}
     return Request(text[0].upper() + text[1:] if source.chance(0.85) else text, Call(chosen.name, arguments))
+
+
+def repeatable(tool: Everyday) -> bool:
+    """Whether one sentence can ask for it several times."""
+    return any(_listed(tool, slot) for slot in ("city", "path", "symbol", "minutes", "user_id"))
+
+
+def repeated(source: Source, chosen: Chosen, count: int) -> tuple[str, list[Call]]:
+    """One sentence that asks for a `repeatable` tool several times: the weather in Paris and in Rome."""
+    pattern = source.until(
+        lambda: source.expand(source.choice(chosen.tool.asked)), lambda p: source.ours(p) and len(_slots(p)) == 1
+    )
+    (slot,) = _slots(pattern)
+    kind = next(p.kind for p in chosen.tool.parameters if p.keys[0] == slot)
+    values = different(source, kind, count)
+    spoken = [value.spoken for value in values]
+    pointer = re.search(r"\b(in|for|of|at) {", pattern)
+    word = f"{pointer[1]} " if pointer and source.chance(0.6) else ""
+    if source.chance(0.2):
+        text = pattern.format(**{slot: spoken[0]}).rstrip(".!?")
+        text += (
+            "".join(source.choice(("? And {w}{v}", ". And {w}{v}", "? {w}{v}")).format(w=word, v=v) for v in spoken[1:])
+            + "?"
+        )
+    else:
+        told = spoken[0] + "".join(f", {word}{v}" for v in spoken[1:-1])
+        told += source.choice((f" and {word}", f" and {word}", f" and also {word}", f", and {word}")) + spoken[-1]
+        text = pattern.format(**{slot: told})
+    text = text[0].upper() + text[1:] if source.chance(0.85) else text
+    return text, [Call(chosen.name, {chosen.keys[slot]: value.json}) for value in values]
+
+
+def _slots(pattern: str) -> list[str]:
+    """In the order of their mention."""
+    return re.findall(r"{(\w+)}", pattern)
+
+
+def _listed(tool: Everyday, slot: str) -> bool:
+    return tool.parameters[0].keys[0] == slot and sum(parameter.required for parameter in tool.parameters) == 1

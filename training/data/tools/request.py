@@ -9,7 +9,7 @@ from typing import Any, Final
 from training.data.checks import Call
 from training.data.skills.turns import series
 from training.data.source import Source
-from training.data.tools.kinds import Choice, Flag, Integer, Number, Text, Value
+from training.data.tools.kinds import Choice, Flag, Integer, Kind, Number, Style, Text, Value
 from training.data.tools.schema import Field, ToolSpec
 
 OPENERS: Final = (
@@ -52,6 +52,14 @@ FLAG_OFF: Final = (
     "{w} = false",
     "no {w}",
 )
+LEADS: Final = ("{w} ", "the {w} ", "with {w} ", "with the {w} ", "{w}: ", "")
+LISTED: Final = (
+    Style.NAME,
+    Style.PLACE,
+    Style.CODE,
+    Style.EMAIL,
+    Style.PATH,
+)  # no phrases, which may have an "and" in them
 CLOSERS: Final = ("", "", "", ".", ".", "!", ", please.", ". Thanks!", " please")
 
 
@@ -99,3 +107,32 @@ def request(source: Source, spec: ToolSpec, silent: Field | None = None) -> Requ
     text = (text[0].upper() + text[1:] if source.chance(0.85) else text) + source.choice(CLOSERS)
     made: dict[str, Any] = {each.key: value.json for each, value in given}
     return Request(text, Call(spec.name, made))
+
+
+def repeatable(each: Field) -> bool:
+    """Whether several values of a parameter can be told in a row, each one a call of its own."""
+    return isinstance(each.kind, Integer | Number) or (isinstance(each.kind, Text) and each.kind.style in LISTED)
+
+
+def repeated(source: Source, spec: ToolSpec, count: int) -> tuple[str, list[Call]]:
+    """One sentence that asks for a tool several times, with other values of its only parameter, which is `repeatable`."""
+    (each,) = spec.fields
+    values = different(source, each.kind, count)
+    lead = source.choice(LEADS).format(w=each.words)
+    if isinstance(each.kind, Text) and each.kind.style.preposition and source.chance(0.5):
+        lead = f"{each.kind.style.preposition} "
+    spoken = [value.spoken for value in values]
+    told = series([lead + each for each in spoken]) if source.chance(0.5) else lead + series(spoken)
+    article = source.choice(("a", "the", "the", "our", "my", "this"))
+    text = source.wording(OPENERS, verb=source.choice(spec.verb.spoken), article=article, thing=spec.thing)
+    text = f"{text[0].upper()}{text[1:]} {told}{source.choice(CLOSERS)}"
+    return text, [Call(spec.name, {each.key: value.json}) for value in values]
+
+
+def different(source: Source, kind: Kind, count: int) -> list[Value]:
+    """So many values, no two the same."""
+    found: dict[str, Value] = {}
+    while len(found) < count:
+        value = kind.draw(source)
+        found.setdefault(str(value.json), value)
+    return list(found.values())

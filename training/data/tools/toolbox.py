@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from training.data.checks import Call
 from training.data.source import Source, Split
 from training.data.tools import everyday, request, schema
 from training.data.tools.request import Request
@@ -27,7 +28,10 @@ def random_offer(source: Source, spec: ToolSpec) -> Offer:
 
 
 def everyday_offer(source: Source, tool: everyday.Everyday | None = None) -> Offer:
-    chosen = everyday.name(source, tool or source.choice(everyday.TOOLS))
+    return _offer(source, everyday.name(source, tool or source.choice(everyday.TOOLS)))
+
+
+def _offer(source: Source, chosen: everyday.Chosen) -> Offer:
     return Offer(chosen.name, everyday.as_json(source, chosen), lambda: everyday.request(source, chosen))
 
 
@@ -72,3 +76,13 @@ def _rival(source: Source, spec: ToolSpec) -> ToolSpec | None:
         return rival(source, spec)
     except LookupError:
         return None
+
+
+def repeated(source: Source, count: int) -> tuple[Offer, str, list[Call]]:
+    """A tool, one sentence that asks for it several times, and the calls."""
+    if source.split is Split.TRAIN and source.chance(0.5):
+        tool = source.until(lambda: source.choice(everyday.TOOLS), everyday.repeatable)
+        chosen = everyday.name(source, tool)
+        return _offer(source, chosen), *everyday.repeated(source, chosen, count)
+    spec = source.until(lambda: schema.tool(source, count=1), lambda t: request.repeatable(t.fields[0]))
+    return random_offer(source, spec), *request.repeated(source, spec, count)
