@@ -94,7 +94,8 @@ def parameters(settings: dict[str, Any]) -> int:
 
 
 def _training(logs: Sequence[Path]) -> str:
-    rounds = [json.loads(log.read_text().splitlines()[-1]) for log in logs if log.exists() and log.stat().st_size]
+    last = [json.loads(log.read_text().splitlines()[-1]) for log in logs if log.exists() and log.stat().st_size]
+    rounds = [each for each in last if "averaged" not in each]
     if not rounds:
         return "No log was kept."
     tokens, steps, seconds = (sum(each[key] for each in rounds) for key in ("tokens", "step", "seconds"))
@@ -104,4 +105,7 @@ def _training(logs: Sequence[Path]) -> str:
         f"({rounds[-1]['tokens_per_second'] / 1e6:.2f} million tokens a second at the end). Muon (embedding: AdamW), "
         f"bfloat16 passes over float32 weights, warm-up, constant rate, linear decay. Loss on unseen answers at the end: "
         f"{rounds[-1]['held_out']:.3f}."
+        + "".join(
+            f" The weights are the mean of the last {each['averaged']} rounds'." for each in last if "averaged" in each
+        )
     )

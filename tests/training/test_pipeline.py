@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_map
 from mlx_lm import load
 from mlx_lm.generate import generate
 from tokenizers import Tokenizer
+from training.average import average
 from training.batches import CLASSES, Batches, fill
 from training.data import shards
 from training.data.conversation import Conversation, Skill
@@ -85,6 +87,22 @@ def test_a_second_round_starts_from_the_first_ones_weights(made):
     first = fresh.loss([rows])
     fresh.start_from(made.root / "model-8bit")
     assert fresh.loss([rows]) == pytest.approx(first, abs=0.02), "widened"
+
+
+def test_rounds_are_averaged(made, tmp_path):
+    one, _ = load(str(made.root / "model"))
+    doubled = model.build(made.settings)
+    doubled.update(tree_map(lambda weight: 3 * weight, one.parameters()))
+    model.save(doubled, made.settings, made.root / "tokenizer", tmp_path / "other")
+    average([made.root / "model-8bit", tmp_path / "other"], tmp_path / "mean" / "model")
+    mean, _ = load(str(tmp_path / "mean" / "model"))
+    weight, was = mean.model.layers[0].mlp.up_proj.weight, one.model.layers[0].mlp.up_proj.weight
+    assert mx.allclose(weight, 2 * was, atol=0.01) and not mx.allclose(weight, was, atol=0.01)
+    rounds = made.root / "log.jsonl", tmp_path / "mean" / "log.jsonl"
+    rounds[0].write_text(json.dumps({"step": 3, "seconds": 60, "tokens": 9e6, "tokens_per_second": 9, "held_out": 0.1}))
+    form = Form("8 bits", made.root / "model-8bit", 1, {Skill.MEMORY: Score(1, 1.0, 1.0, 1.0)})
+    assert "mean of the last 2 rounds'" in card.text(form, [form], rounds)
+    assert "mean of the last" not in card.text(form, [form], rounds[:1])
 
 
 def test_training_stops_at_the_clock_and_at_the_budget(made, tmp_path):

@@ -233,6 +233,14 @@ def test_a_file_is_read_only_where_that_is_faster_than_computing(tiny, tmp_path,
     assert len(files(tmp_path)) == 1
 
 
+@pytest.mark.parametrize(("rate", "written"), [(1e-9, 0), (1e30, 1)])
+def test_a_file_is_written_only_where_reading_it_is_faster_than_computing(tiny, tmp_path, rate, written):
+    driver = started(tiny("qwen3"), tmp_path, rate=rate)
+    ask(driver, prompt())
+    unload(driver)
+    assert len(files(tmp_path)) == written
+
+
 def test_speeds_are_remembered_beside_the_files(tiny, tmp_path):
     loaded = tiny("qwen3")
     first = started(loaded, tmp_path, rate=5)

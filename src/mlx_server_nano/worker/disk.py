@@ -129,7 +129,7 @@ class DiskTier:
         return caches, waiting
 
     def spill(self, tokens: Tokens, caches: Caches) -> None:
-        """Take caches in that leave the memory, if they are worth it and there is time for it."""
+        """Take caches in that leave the memory, if there is time for it and reading promises to be faster than computing them."""
         if len(tokens) < WORTHWHILE or self._writer.paused or self._shelf.holds(tokens):
             return
         try:
@@ -138,6 +138,8 @@ class DiskTier:
             _LOG.debug("A prefix is not taken to disk: %s", error)
             return
         content = Content(self._model, tokens, packed, tensors)
+        if not self.payoff.pays(content.nbytes, 0, len(tokens)):
+            return
         waiting = sum(other.content.nbytes for other in self._leaving)
         if self._shelf.allows(content.nbytes) and (not waiting or waiting + content.nbytes <= _PENDING):
             self._leaving.append(_Leaving(content, _portions(arrays)))

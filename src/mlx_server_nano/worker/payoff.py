@@ -53,8 +53,8 @@ class Payoff(Struct):
         self.seconds = _LATEST * self.seconds + seconds
 
     def pays(self, nbytes: int, start: int, stop: int) -> bool:
-        """Whether to read so many bytes rather than to compute these tokens. True as long as either speed is unknown. Each False
-        makes reading look a little faster, so that it is tried again in the end."""
+        """Whether to read so many bytes, or to write them to be read, rather than to compute these tokens. True as long as either
+        speed is unknown. Each False makes reading look a little faster, so that it is tried again in the end."""
         if not self.speeds or not self.nbytes:
             return True
         if nbytes * self.seconds / self.nbytes < self._computing(start, stop):
