@@ -161,5 +161,6 @@ def test_facts_are_remembered_and_personas_kept(demo):
     )
     assert french.choices[0].message.content == "Bonjour ! Comment puis-je vous aider ?"
     first = demo.client.responses.create(model="demo", input="Remember that my name is Tilda Moss.")
+    assert first.output_text == "I'll remember that."
     second = demo.client.responses.create(model="demo", input="What is my name?", previous_response_id=first.id)
     assert second.output_text == "Your name is Tilda Moss."

@@ -112,6 +112,12 @@ def test_parallel_calls(demo):
     assert calls_of(one) == [("get_weather", {"city": "Oslo"})]
 
 
+def test_one_tool_twice(demo):
+    called, answer = loop(demo, [user("What is the weather in Lisbon and in Oslo?")], tools=tools(*BOTH))
+    assert called == [("get_weather", {"city": "Lisbon"}), ("get_weather", {"city": "Oslo"})]
+    assert "31" in answer and "-7" in answer
+
+
 def test_no_call_where_none_fits(demo):
     choice = complete(demo, [user("Hello!")], tools=tools("archive_invoice"))
     assert (calls_of(choice), choice.message.content) == ([], "Hello! How can I help you?")
