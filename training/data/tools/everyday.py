@@ -9,7 +9,7 @@ from typing import Any, Final
 from training.data.checks import Call
 from training.data.source import Source
 from training.data.tools.kinds import Choice, Flag, Integer, Kind, Listing, Number, Style, Text, Value
-from training.data.tools.request import Request, different
+from training.data.tools.request import Request, can_be_listed, different
 from training.render import Tool as ToolJson
 
 
@@ -360,7 +360,8 @@ def request(source: Source, chosen: Chosen) -> Request:
 
 def repeatable(tool: Everyday) -> bool:
     """Whether one sentence can ask for it several times."""
-    return any(_listed(tool, slot) for slot in ("city", "path", "symbol", "minutes", "user_id"))
+    required = [parameter.kind for parameter in tool.parameters if parameter.required]
+    return len(required) == 1 and can_be_listed(required[0])
 
 
 def repeated(source: Source, chosen: Chosen, count: int) -> tuple[str, list[Call]]:
@@ -391,7 +392,3 @@ def repeated(source: Source, chosen: Chosen, count: int) -> tuple[str, list[Call
 def _slots(pattern: str) -> list[str]:
     """In the order of their mention."""
     return re.findall(r"{(\w+)}", pattern)
-
-
-def _listed(tool: Everyday, slot: str) -> bool:
-    return tool.parameters[0].keys[0] == slot and sum(parameter.required for parameter in tool.parameters) == 1

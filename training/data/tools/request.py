@@ -53,13 +53,8 @@ FLAG_OFF: Final = (
     "no {w}",
 )
 LEADS: Final = ("{w} ", "the {w} ", "with {w} ", "with the {w} ", "{w}: ", "")
-LISTED: Final = (
-    Style.NAME,
-    Style.PLACE,
-    Style.CODE,
-    Style.EMAIL,
-    Style.PATH,
-)  # no phrases, which may have an "and" in them
+# No phrases, which may have an "and" in them.
+LISTED: Final = (Style.NAME, Style.PLACE, Style.CODE, Style.EMAIL, Style.PATH)
 CLOSERS: Final = ("", "", "", ".", ".", "!", ", please.", ". Thanks!", " please")
 
 
@@ -96,11 +91,15 @@ def _told(source: Source, spec: ToolSpec, given: Sequence[tuple[Field, Value]]) 
     return source.shuffled(mentions) if source.chance(0.5) else mentions
 
 
+def _opening(source: Source, spec: ToolSpec) -> str:
+    article = source.choice(("a", "the", "the", "our", "my", "this"))
+    return source.wording(OPENERS, verb=source.choice(spec.verb.spoken), article=article, thing=spec.thing)
+
+
 def request(source: Source, spec: ToolSpec, silent: Field | None = None) -> Request:
     """One request for a tool. Nothing is said about the `silent` parameter."""
     given = [(each, value) for each, value in arguments(source, spec.fields) if each is not silent]
-    article = source.choice(("a", "the", "the", "our", "my", "this"))
-    text = source.wording(OPENERS, verb=source.choice(spec.verb.spoken), article=article, thing=spec.thing)
+    text = _opening(source, spec)
     if told := _told(source, spec, given):
         joined = series(told) if source.chance(0.4) else source.choice((", ", ", ", "; ")).join(told)
         text += source.choice((" ", " ", ", ", ": ", " - ", ". ", "\n")) + joined
@@ -109,13 +108,13 @@ def request(source: Source, spec: ToolSpec, silent: Field | None = None) -> Requ
     return Request(text, Call(spec.name, made))
 
 
-def repeatable(each: Field) -> bool:
+def can_be_listed(kind: Kind) -> bool:
     """Whether several values of a parameter can be told in a row, each one a call of its own."""
-    return isinstance(each.kind, Integer | Number) or (isinstance(each.kind, Text) and each.kind.style in LISTED)
+    return isinstance(kind, Integer | Number) or (isinstance(kind, Text) and kind.style in LISTED)
 
 
 def repeated(source: Source, spec: ToolSpec, count: int) -> tuple[str, list[Call]]:
-    """One sentence that asks for a tool several times, with other values of its only parameter, which is `repeatable`."""
+    """One sentence that asks for a tool several times, with other values of its only parameter, whose values can be listed."""
     (each,) = spec.fields
     values = different(source, each.kind, count)
     lead = source.choice(LEADS).format(w=each.words)
@@ -123,8 +122,7 @@ def repeated(source: Source, spec: ToolSpec, count: int) -> tuple[str, list[Call
         lead = f"{each.kind.style.preposition} "
     spoken = [value.spoken for value in values]
     told = series([lead + each for each in spoken]) if source.chance(0.5) else lead + series(spoken)
-    article = source.choice(("a", "the", "the", "our", "my", "this"))
-    text = source.wording(OPENERS, verb=source.choice(spec.verb.spoken), article=article, thing=spec.thing)
+    text = _opening(source, spec)
     text = f"{text[0].upper()}{text[1:]} {told}{source.choice(CLOSERS)}"
     return text, [Call(spec.name, {each.key: value.json}) for value in values]
 

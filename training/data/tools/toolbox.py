@@ -84,5 +84,5 @@ def repeated(source: Source, count: int) -> tuple[Offer, str, list[Call]]:
         tool = source.until(lambda: source.choice(everyday.TOOLS), everyday.repeatable)
         chosen = everyday.name(source, tool)
         return _offer(source, chosen), *everyday.repeated(source, chosen, count)
-    spec = source.until(lambda: schema.tool(source, count=1), lambda t: request.repeatable(t.fields[0]))
+    spec = source.until(lambda: schema.tool(source, count=1), lambda t: request.can_be_listed(t.fields[0].kind))
     return random_offer(source, spec), *request.repeated(source, spec, count)
