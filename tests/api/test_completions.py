@@ -235,7 +235,7 @@ def test_nulls_are_defaults(server):
 def test_all_of_a_request_is_cancelled(server):
     server.manager.scripts["m"] = Script(lambda request: [started(), Forever])
     connection = server.post({"model": "m", "prompt": ["a", "b"]}, "/v1/completions")
-    wait_until(lambda: server.manager.leases == 1)
+    wait_until(lambda: len(server.manager.requests) == 2)
     connection.close()
     wait_until(lambda: len(server.manager.cancelled) == 2)
 

@@ -31,7 +31,7 @@ def chunked(response: bytes) -> bytes:
 def test_client_leaves_while_generating(server, body):
     server.manager.scripts["m"] = Script(lambda request: [started(), *text("Hel", finish=None), Forever])
     connection = server.post(body)
-    wait_until(lambda: server.manager.leases == 1)
+    wait_until(lambda: len(server.manager.requests) == 1)
     if "stream" in body:
         read_until(connection, b"Hel")
     connection.close()
@@ -52,7 +52,7 @@ def test_client_leaves_while_the_model_loads(server, body):
 def test_client_that_only_stops_sending_is_gone(server):
     server.manager.scripts["m"] = Script(lambda request: [started(), Forever])
     with server.post(BODY) as connection:
-        wait_until(lambda: server.manager.leases == 1)
+        wait_until(lambda: len(server.manager.requests) == 1)
         connection.shutdown(socket.SHUT_WR)
         wait_until(lambda: len(server.manager.cancelled) == 1)
 
@@ -226,7 +226,7 @@ def test_interrupted_by_shutdown(start):
     loading = server.post({**STREAM, "model": "loading"})
     half = server.connect()
     half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
-    wait_until(lambda: server.manager.leases == 2 and server.manager.waiting == 1)
+    wait_until(lambda: len(server.manager.requests) == 2 and server.manager.waiting == 1)
     server.gate.drain()
     server.server._deadline = 0.0
     rest = read_all(stream)

@@ -21,8 +21,9 @@ def answer() -> Iterator[Answer]:
 
         def serve(data: bytes) -> None:
             link, _ = listener.accept()
-            with link:
-                link.recv(65536)
+            with link, link.makefile("rb") as request:
+                head = dict(line.lower().split(b": ") for line in iter(request.readline, b"\r\n") if b": " in line)
+                request.read(int(head.get(b"content-length", 0)))  # what is unread would reset the connection
                 link.sendall(data)
 
         def answer(data: bytes) -> Client:
