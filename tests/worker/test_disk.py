@@ -248,4 +248,4 @@ def test_speeds_are_remembered_beside_the_files(tiny, tmp_path):
     unload(first)
     second = Driver(loaded, prefix_cache_dir=str(tmp_path), prefix_cache_bytes=1 << 30).engine._reuse._disk
     assert second is not None and second.payoff.speeds
-    assert second.payoff.nbytes / second.payoff.seconds == pytest.approx(5)
+    assert 5 < second.payoff.nbytes / second.payoff.seconds < 6, "what was not written brings the next try nearer"

@@ -175,10 +175,13 @@ class DiskTier:
         self._leaving.clear()
 
     def close(self, held: Iterator[tuple[Tokens, Caches]], seconds: float) -> None:
-        """Write what waits and then what is held, as far as it goes in this time."""
-        deadline = time.monotonic() + seconds
+        """Write what waits and then what is held, as far as it goes in this time; last, the speeds, as what is not written
+        brings the next try nearer."""
+        self._write(held, time.monotonic() + seconds)
         with contextlib.suppress(OSError):
             self.payoff.save(self._shelf.own / PAYOFF)
+
+    def _write(self, held: Iterator[tuple[Tokens, Caches]], deadline: float) -> None:
         while True:
             while self._leaving:
                 if not self._writer.wait(deadline):
