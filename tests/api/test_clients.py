@@ -123,7 +123,7 @@ def events(server: Running, path: str, body: dict[str, Any]) -> list[Any]:
     """The data of each event; [DONE] stays text."""
     script = Script(lambda request: [[Started(0, 7, 3, "<think>")], *text("Hm.", CALL)], template=HERMES)
     server.manager.scripts["m"] = script
-    response = httpx.post(server.url + path, json=body, timeout=30)
+    response = httpx.post(server.url + path, json=body)
     assert response.status_code == 200, response.text
     data = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
     return [entry if entry == "[DONE]" else json.loads(entry) for entry in data]
@@ -189,7 +189,7 @@ def test_threads_are_refused_so_that_the_whole_conversation_comes(server):
         return [[Started(0, 7, 3, "<think>")], *text("</think>Done." if len(request.prompt.messages) > 1 else CALL)]
 
     server.manager.scripts["m"] = Script(play, template=HERMES)
-    with anthropic.Anthropic(base_url=server.url, api_key="x", max_retries=0, timeout=30) as client:
+    with anthropic.Anthropic(base_url=server.url, api_key="x", max_retries=0, timeout=60) as client:
         messages: Any = [{"role": "user", "content": "Say hi"}]
         last = client.beta.messages.tool_runner(model="m", max_tokens=99, messages=messages, tools=[shell]).until_done()
     assert last.content[-1].to_dict()["text"] == "Done."

@@ -4,7 +4,7 @@ import json
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_server_nano.api.chat_request import ChatBody
@@ -40,11 +40,11 @@ plausible = st.fixed_dictionaries(
 
 @pytest.fixture
 def client(server):
-    with httpx.Client(base_url=server.url, timeout=30) as client:
+    with httpx.Client(base_url=server.url) as client:
         yield client
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=300)
 @given(plausible | st.dictionaries(st.sampled_from(ChatBody.__struct_fields__), values) | values)
 def test_random_bodies(client, body):
     response = client.post("/v1/chat/completions", content=json.dumps(body).encode())
@@ -53,7 +53,7 @@ def test_random_bodies(client, body):
         assert response.json()["error"].keys() == {"message", "type", "param", "code"}
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=50))
 def test_random_bytes(client, body):
     assert client.post("/v1/chat/completions", content=body).status_code == 400
@@ -68,7 +68,7 @@ OTHERS = {
 }
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_random_bodies_of_the_plain_endpoints(client, data):
     """The scripted model answers only what is generated, so other requests that are taken go to one that does not exist."""

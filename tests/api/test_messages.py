@@ -33,7 +33,7 @@ CALL = 'Rome it is.</think>On it.<tool_call>{"name": "weather", "arguments": {"c
 
 @pytest.fixture(scope="module")
 def connections() -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url="http://localhost", api_key="x", max_retries=0, timeout=30) as client:
+    with anthropic.Anthropic(base_url="http://localhost", api_key="x", max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -43,7 +43,7 @@ def client(connections: anthropic.Anthropic, server: Running) -> anthropic.Anthr
 
 
 def post(server: Running, body: object = ASK, path: str = "", **headers: str) -> httpx.Response:
-    return httpx.post(f"{server.url}/v1/messages{path}", json=body, headers=headers, timeout=30)
+    return httpx.post(f"{server.url}/v1/messages{path}", json=body, headers=headers)
 
 
 def events_of(data: str) -> list[dict[str, Any]]:
@@ -166,7 +166,7 @@ def test_streaming_helpers(server, client):
 
 def test_async_client(server):
     async def ask() -> str:
-        options: Any = {"api_key": "x", "max_retries": 0, "timeout": 30}
+        options: Any = {"api_key": "x", "max_retries": 0, "timeout": 60}
         async with anthropic.AsyncAnthropic(base_url=server.url, **options) as client:
             assert (await client.messages.create(**ASK)).content[0].to_dict() == {"type": "text", "text": "Hello"}
             async with client.messages.stream(**ASK) as stream:

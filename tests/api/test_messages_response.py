@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from anthropic.types import Message as WireMessage
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_server_nano.api.messages_request import MessagesBody
@@ -85,7 +85,6 @@ def comparable(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "id": "", "content": blocks}
 
 
-@settings(deadline=None)
 @given(answers(), st.booleans())
 def test_stream_and_answer_agree(hermes, steps, with_thinking):
     answer = MessageAnswer("ö", CHAT, with_thinking=with_thinking)
@@ -157,11 +156,11 @@ bodies = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def connections() -> Iterator[httpx.Client]:
-    with httpx.Client(timeout=30) as client:
+    with httpx.Client() as client:
         yield client
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150)
 @given(bodies | values, st.sampled_from(["", "/count_tokens"]))
 def test_random_bodies(connections, server, body, path):
     response = connections.post(f"{server.url}/v1/messages{path}", content=json.dumps(body).encode())

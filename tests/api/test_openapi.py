@@ -210,7 +210,7 @@ def operation_at(method: str, path: str) -> Operation:
 @pytest.fixture
 def playing(server: Running) -> Iterator[httpx.Client]:
     server.manager.scripts["m"] = Script(play, template=HERMES.removesuffix("<think>"))
-    with httpx.Client(base_url=server.url, timeout=30) as client:
+    with httpx.Client(base_url=server.url) as client:
         yield client
 
 

@@ -35,9 +35,7 @@ def call(name: str, arguments: dict) -> str:
 
 def events_of(server: Running, **options: Any) -> list[dict]:
     """All events of a stream as they were on the wire."""
-    response = httpx.post(
-        f"{server.url}/v1/responses", json={"model": "m", "input": "hi", "stream": True, **options}, timeout=30
-    )
+    response = httpx.post(f"{server.url}/v1/responses", json={"model": "m", "input": "hi", "stream": True, **options})
     assert response.status_code == 200, response.text
     *parts, rest = response.text.split("\n\n")
     assert rest == ""

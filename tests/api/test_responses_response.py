@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_server_nano.api.responses_request import decode
@@ -80,7 +80,6 @@ def rebuilt(events: list[dict]) -> list[dict]:
     return items
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(ANSWERS),
     st.lists(st.integers(0, 200), max_size=12),

@@ -83,7 +83,7 @@ def machine(form: Format, inside: bool, tools: bool) -> Machine:
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_text_in_any_pieces(name: str, data: st.DataObject) -> None:
     form = FORMATS[name]
     text = data.draw(texts(form))
@@ -98,7 +98,7 @@ def test_any_text_in_any_pieces(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_calls_begin_and_end_in_order(name: str, data: st.DataObject) -> None:
     form = FORMATS[name]
     open_call = None
@@ -117,13 +117,13 @@ def test_calls_begin_and_end_in_order(name: str, data: st.DataObject) -> None:
 
 
 @given(text=st.text(max_size=80))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_text_without_markup_comes_out_as_it_is(text: str) -> None:
     assert assemble(run(Machine(FORMATS["plain"]), list(text))).content == text
 
 
 @given(value=st.text(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_string_parameter_is_its_text(value: str) -> None:
     tools = [Tool(name="f", parameters={"type": "object", "properties": {"s": {"type": "string"}}})]
     text = f"<tool_call>\n<function=f>\n<parameter=s>\n{value}\n</parameter>\n</function>\n</tool_call>"
@@ -139,7 +139,7 @@ JSON = st.recursive(
 
 
 @given(arguments=st.dictionaries(st.text(max_size=6), JSON, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_json_arguments_come_out_as_they_are(arguments: dict[str, Any]) -> None:
     written = json.dumps(arguments, ensure_ascii=False)
     text = f'<tool_call>\n{{"name": "f", "arguments": {written}}}\n</tool_call>'
@@ -148,7 +148,7 @@ def test_json_arguments_come_out_as_they_are(arguments: dict[str, Any]) -> None:
 
 
 @given(arguments=st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), JSON, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_python_literals_mean_the_same_in_json(arguments: dict[str, Any]) -> None:
     written = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     (call,) = assemble(run(Machine(FORMATS["pythonic"]), f"[f({written})]")).calls
