@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -42,6 +43,7 @@ class Terminal:
         )
         signal.signal(signal.SIGINT, before)
         os.close(theirs)
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode  # a read may end within a character
         self.seen = ""
 
     def until(self, pattern: str) -> str:
@@ -51,7 +53,7 @@ class Terminal:
             assert time.monotonic() < end, self.seen
             if select.select([self._ours], [], [], 1)[0]:
                 try:
-                    self.seen += os.read(self._ours, 65536).decode(errors="replace")
+                    self.seen += self._decode(os.read(self._ours, 65536))
                 except OSError as error:
                     raise AssertionError(f"it ended: {self.seen}") from error
         before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
@@ -64,7 +66,7 @@ class Terminal:
         os.killpg(self.process.pid, signal.SIGINT)
 
     def end(self) -> int:
-        self.process.wait(30)
+        self.process.wait(60)
         os.close(self._ours)
         return self.process.returncode
 

@@ -33,7 +33,7 @@ def answer() -> Iterator[Answer]:
 
         yield answer
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
 
 
 OK = b"HTTP/1.1 200 OK\r\n\r\n"

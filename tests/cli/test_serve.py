@@ -36,13 +36,13 @@ class Process:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self._process.send_signal(number)
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=60)
         return self._process.returncode
 
     def rest(self) -> str:
         """Ends it; what else it wrote."""
         self._process.send_signal(signal.SIGTERM)
-        return self._process.communicate(timeout=30)[1]
+        return self._process.communicate(timeout=60)[1]
 
     def kill(self) -> None:
         self._process.kill()
@@ -151,10 +151,12 @@ def test_reload(launch, tmp_path, number):
     file = tmp_path / "src/mlx_server_nano/errors.py"
     seen = threading.Event()
 
-    def touch() -> None:  # the first look at the files only takes note of their times
+    def touch() -> None:
+        """Once, or again if the server was so slow that its first look at the files, which only takes note of their times, came
+        after that. Not soon, as another change would be another restart."""
         for second in itertools.count(2_000_000_000):
             os.utime(file, (second, second))
-            if seen.wait(0.1):
+            if seen.wait(20):
                 return
 
     toucher = threading.Thread(target=touch, daemon=True)

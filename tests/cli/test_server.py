@@ -34,17 +34,19 @@ class Process:
         ready = re.search(r"INFO .* Ready at (http://127\.0\.0\.1:\d+)$", line.strip())
         assert ready, line
         self.url = ready[1]
-        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.client = httpx.Client(base_url=self.url)
+        self._streams: list[Stream] = []  # kept, as the connection ends with one
 
     def stream(self, model: str) -> "Stream":
-        return Stream(self.client, model)
+        self._streams.append(Stream(self.client, model))
+        return self._streams[-1]
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
     def end(self) -> tuple[int, str]:
         """Exit code and what was on stderr, the access log aside."""
-        _, rest = self._process.communicate(timeout=30)
+        _, rest = self._process.communicate(timeout=60)
         lines = rest.splitlines(keepends=True)
         return self._process.returncode, "".join(line for line in lines if "mlx_server_nano.access" not in line)
 
@@ -140,14 +142,14 @@ def test_a_thousand_idle_connections(launch):
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
         address = (httpx.URL(process.url).host, httpx.URL(process.url).port)
         for number in range(1000):
-            idle = stack.enter_context(socket.create_connection(address, timeout=30))
+            idle = stack.enter_context(socket.create_connection(address, timeout=60))
             if number % 3 == 0:
                 idle.sendall(
                     b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n{"[
                         number % 7 :
                     ]
                 )
-        with httpx.Client(base_url=process.url, timeout=30) as client:  # on a connection of its own
+        with httpx.Client(base_url=process.url) as client:  # on a connection of its own
             assert client.get("/health").status_code == 200
             assert client.post("/v1/chat/completions", json={**BODY, "model": "m"}).status_code == 200
     process.signal(signal.SIGTERM)
@@ -174,4 +176,4 @@ def test_ipv6_addresses():
         port = listener.getsockname()[1]
         assert not is_loopback(listener)
         assert url(listener) == f"http://[::1]:{port}"
-        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
