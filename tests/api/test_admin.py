@@ -16,7 +16,7 @@ from tests.api.fakes import Forever, Script, started, text
 
 
 def post(server: Running, path: str, **body: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}/admin/{path}", json=body, timeout=30)
+    return httpx.post(f"{server.url}/admin/{path}", json=body)
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
@@ -88,9 +88,9 @@ def test_a_load_that_fails(server: Running) -> None:
 
 def test_who_leaves_a_load_is_forgotten(server: Running) -> None:
     server.manager.scripts["m"] = Script(opening=[Forever])
-    with httpx.stream("POST", f"{server.url}/admin/load", json={"model": "m"}, timeout=30) as response:
-        chunks = response.iter_text()
-        assert "downloading" in next(chunks)
+    with httpx.stream("POST", f"{server.url}/admin/load", json={"model": "m"}) as response:
+        lines = response.iter_lines()  # kept, as the connection ends with it
+        assert "downloading" in next(lines)
         assert not server.gate.idle
     wait_until(lambda: server.gate.idle)
 

@@ -48,7 +48,7 @@ def test_a_request_is_counted(server):
     server.manager.scripts["m"] = Script(lambda request: [started(7, 3), *text("a", "b", "c")])
     for stream in (False, True):
         assert httpx.post(server.url + CHAT, json={**BODY, "stream": stream}).status_code == 200
-    wait_until(lambda: ("requests_total", CHAT, "200") in samples(server))
+    wait_until(lambda: samples(server).get(("requests_total", CHAT, "200")) == 2)
     counted = samples(server)
     assert counted["requests_total", CHAT, "200"] == counted["request_seconds_count", CHAT] == 2
     assert counted["prompts_total", "m"] == counted["prefix_cache_hits_total", "m"] == 2

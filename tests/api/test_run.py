@@ -76,13 +76,13 @@ def test_a_request_that_is_long_in_the_making_holds_nobody_up(server, monkeypatc
 
     def long(self, chat):
         entered.set()
-        in_time.append(others_served.wait(10))
+        in_time.append(others_served.wait(60))
         return bind(self, chat)
 
     monkeypatch.setattr(ChatModel, "bind", long)
     server.manager.scripts["m"] = Script(lambda request: [started(), *text("Hello")])
     connection = server.post(body)
-    assert entered.wait(10)
+    assert entered.wait(60)
     with server.connect() as other:
         other.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         assert b"200 OK" in read_all(other)
@@ -227,6 +227,7 @@ def test_interrupted_by_shutdown(start):
     half = server.connect()
     half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
     wait_until(lambda: len(server.manager.requests) == 2 and server.manager.waiting == 1)
+    wait_until(lambda: len(server.gate._inside) == 4)
     server.gate.drain()
     server.server._deadline = 0.0
     rest = read_all(stream)
