@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -59,7 +60,7 @@ def _answers(client: Client) -> bool:
 @contextmanager
 def _own_server(key: str | None) -> Iterator[Client]:
     click.echo(f"No server runs at {connection({}).url}: starting one.", err=True)
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlx_server_nano", "serve", *_FLAGS], stderr=log, start_new_session=True
         )
@@ -82,14 +83,16 @@ def _leave(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-def _url(process: subprocess.Popen[bytes], log: IO[str]) -> str:
-    """Waits until it is ready. Raises click.ClickException with its last words."""
+def _url(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
+    """Waits until it is ready. Raises click.ClickException with its last words.
+
+    log: what the process writes to, at the position of the file that is ours too, so it must not be moved.
+    """
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         ended = process.poll() is not None
-        log.seek(0)
-        text = log.read()
-        if found := re.search(r"Ready at (http://\S+)", text):
+        text = os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode(errors="replace")
+        if found := re.search(r"Ready at (http://\S+)\n", text):
             return found[1]
         if ended:
             raise click.ClickException(f"the server does not start: {text.strip().rpartition(chr(10))[2]}")
