@@ -99,7 +99,7 @@ def test_each_turn_of_an_agent_is_computed_from_where_it_is_new(real_server: Ser
     def send(turn: Turn) -> tuple[int, int]:
         turns.append(turn)
         path, body = dialect(turns, len(seen))
-        answer = httpx.post(real_server.url + path, json={"model": "tiny", "temperature": 0, **body}, timeout=100)
+        answer = httpx.post(real_server.url + path, json={"model": "tiny", "temperature": 0, **body}, timeout=240)
         assert answer.status_code == 200, answer.text
         seen.append(counts(answer.json()["usage"]))
         return seen[-1]

@@ -20,7 +20,7 @@ def bare(tiny_folder: Path) -> Any:
 
 @pytest.fixture
 def client(real_server: Serving) -> openai.OpenAI:
-    return real_server.client(timeout=100)
+    return real_server.client(timeout=240)
 
 
 def score(bare: Any, ids: list[int]) -> tuple[list[float], list[dict[int, float]]]:

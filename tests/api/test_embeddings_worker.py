@@ -47,7 +47,7 @@ def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def client(real_server: Serving) -> Iterator[openai.OpenAI]:
-    with real_server.client(timeout=100) as client:
+    with real_server.client(timeout=240) as client:
         yield client
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from benchmarks.fuzz.campaign import Campaign
 
@@ -32,6 +33,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
         catalog = Catalog(built_in={"micro": folder})
         serving = Serving(settings, Manager(settings, catalog), catalog)
         serving.start()
+        httpx.post(f"{serving.url}/admin/load", json={"model": "micro"}, timeout=240).raise_for_status()
         campaign = Campaign(serving.url, "micro", build_document())
         yield campaign
         campaign.close()

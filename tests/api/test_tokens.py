@@ -19,13 +19,13 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 def post(server: Serving, path: str, **body: Any) -> Any:
-    response = httpx.post(f"{server.url}{path}", json=body, timeout=100)
+    response = httpx.post(f"{server.url}{path}", json=body, timeout=240)
     assert response.status_code == 200, response.text
     return response.json()
 
 
 def refused(server: Serving, path: str, **body: Any) -> str | None:
-    response = httpx.post(f"{server.url}{path}", json=body, timeout=100)
+    response = httpx.post(f"{server.url}{path}", json=body, timeout=240)
     assert response.status_code == 400, response.text
     return response.json()["error"]["param"]
 

@@ -34,7 +34,7 @@ def test_an_error_needs_a_fault_that_explains_it():
     assert "ConnectionError: reset; faults: worker 7 frozen +0.0 s" in journal.unexplained[-1]
     journal.killed(8, "ready")
     journal.refused("known", sent, RefusedError(500, "worker_died", "The worker process died."))
-    journal.refused("known", sent + 5, RefusedError(500, "worker_died", "The worker process died."))
+    journal.refused("known", sent + 3600, RefusedError(500, "worker_died", "The worker process died."))
     journal.failed("known", sent, WrongError("another text"))
     assert (len(journal.unexplained), journal.excused["worker_died"], len(journal.wrong)) == (4, 1, 1)
 

@@ -24,7 +24,7 @@ def run(
         env={**clean, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

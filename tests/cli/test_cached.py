@@ -33,7 +33,7 @@ class Machine:
             input=input,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert "Traceback" not in done.stderr

@@ -72,7 +72,7 @@ def test_this_installation(tmp_path: Path, child_path: None) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLX_")}
     environment = {**clean, "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_secret", "MLX_SERVER_PORT": "0"}
     command = [sys.executable, "-m", "mlx_server_nano", "doctor", "--url", "http://127.0.0.1:9"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "broken" not in done.stdout and "hf_secret" not in done.stdout
     for told in ("mlx-lm", "A worker process starts", "The model demo", str(tmp_path), "a token for the Hub"):

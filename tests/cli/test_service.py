@@ -36,7 +36,7 @@ def machine(tmp_path):
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         notes = tmp_path / "notes"
