@@ -102,6 +102,7 @@ class HubStandin:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # of five, a busy machine drops some: they are tried again after a second
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # clients leave, and faults cut them off

@@ -30,6 +30,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, child_path: None) -> It
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    # Tests look at what a download leaves behind: one on a busy machine is not to be killed while it cleans up.
+    monkeypatch.setattr("mlx_server_nano.models.download.END_GRACE", 60.0)
     with HubStandin() as standin:
         monkeypatch.setenv("HF_ENDPOINT", standin.url)
         yield standin

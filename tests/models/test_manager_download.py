@@ -53,7 +53,8 @@ async def test_a_cached_model_needs_no_hub(bench: Bench, hub: HubStandin) -> Non
 
 
 async def test_a_download_that_can_never_fit_is_stopped(bench: Bench, hub: HubStandin) -> None:
-    hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo", weights=b"x" * 200_000))
+    hold = threading.Event()  # or all of it may have come before the manager has heard how much it is
+    hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo", weights=b"x" * 200_000), hold=hold)
     async with bench.managed(max_memory=1000) as manager:
         with pytest.raises(OutOfMemoryError, match="--max-memory"):
             await bench.use("mlx-community/Tiny-4bit")
@@ -81,6 +82,22 @@ async def test_close_during_a_download(bench: Bench, hub: HubStandin) -> None:
         with pytest.raises(UnavailableError, match="shutting down"):
             await using
     assert not list((bench.folder / "cache").rglob("*.incomplete"))
+
+
+async def test_a_download_that_is_called_off_is_waited_for_by_all_who_do_so(bench: Bench, hub: HubStandin) -> None:
+    hold = threading.Event()
+    hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo", weights=b"x" * 200_000), hold=hold)
+    async with bench.managed() as manager:
+        using = asyncio.create_task(bench.use("mlx-community/Tiny-4bit"))
+        await asyncio.to_thread(hub.holding.wait, 60)
+        unloading = asyncio.create_task(manager.unload("mlx-community/Tiny-4bit", force=True))
+        for _ in range(5):
+            await asyncio.sleep(0)  # its process has been told to end, and has not yet
+        await manager.close()
+        assert not list((bench.folder / "cache").rglob("*.incomplete"))
+        assert await unloading == "mlx-community/Tiny-4bit"
+        with pytest.raises(UnavailableError):
+            await using
 
 
 async def test_the_real_worker_speaks_the_same_protocol(tmp_path: Path, hub: HubStandin, no_orphans: None) -> None:

@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("child_path")]
 
 FAKE = (sys.executable, "-P", str(Path(fake_worker.__file__)))
 OPTIONS = LoadOptions(log_name="fake")
+PATIENCE = 60.0  # seconds for a process to end by itself; one that is killed tells nothing of how it would have ended
 
 
 @pytest.fixture(params=[True, False], ids=["uvloop", "asyncio"])
@@ -46,8 +47,8 @@ def ask(text: str, n: int = 1) -> GenerationRequest:
 
 
 @asynccontextmanager
-async def started(*arguments: str, stop_grace: float = 5.0) -> AsyncIterator[Worker]:
-    worker = Worker(stop_grace)
+async def started(*arguments: str) -> AsyncIterator[Worker]:
+    worker = Worker(PATIENCE)
     await worker.start([*FAKE, *arguments], worker_environment(), timeout=60)
     try:
         yield worker
@@ -248,7 +249,7 @@ async def test_a_load_that_fails(tmp_path: Path, script: str, expected: type[Ser
 
 @pytest.mark.parametrize(("start", "code"), [("die", 7), ("garbage", 0)])
 async def test_a_worker_that_ends_before_it_is_ready(start: str, code: int, children: Children) -> None:
-    starting = Worker().start([*FAKE, "--start", start], worker_environment(), timeout=60)
+    starting = Worker(PATIENCE).start([*FAKE, "--start", start], worker_environment(), timeout=60)
     await fails(WorkerDiedError, starting, f"exit code {code}")
     assert children() == []
 
@@ -258,6 +259,18 @@ async def test_a_worker_that_says_nothing_is_given_up() -> None:
     with pytest.raises(TimeoutError):
         await worker.start([*FAKE, "--start", "silent"], worker_environment(), timeout=0.5)
     assert not psutil.pid_exists(worker.pid)
+
+
+async def test_a_start_that_is_called_off_as_it_succeeds() -> None:
+    worker = Worker()
+    starting = asyncio.create_task(worker.start(FAKE, worker_environment(), timeout=60))
+    worker._reply.add_done_callback(lambda _: starting.cancel())
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not psutil.pid_exists(worker.pid)
+    finally:
+        await worker.stop()
 
 
 async def test_a_missing_program_is_an_oserror() -> None:

@@ -138,7 +138,7 @@ class Manager:
         """Stop everything and wait until every process is gone. What still runs or waits ends with an error."""
         self.drain()
         for task in self._tasks:
-            task.cancel()
+            _call_off(task)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._spares.close()
         leaving, staying = list(self._leaving), list(self._slots.values())
@@ -193,7 +193,7 @@ class Manager:
         if slot.state is ModelState.READY:
             await asyncio.shield(self._spawn(self._unload(slot)))
         else:
-            slot.arrival.cancel()
+            _call_off(slot.arrival)
             await asyncio.wait({slot.arrival})
         return slot.ref.name
 
@@ -386,6 +386,12 @@ class Manager:
         del self._slots[slot.key]
         self._known.clear()
         slot.cancel_idle_timer()
+
+
+def _call_off(task: asyncio.Task[None]) -> None:
+    """Cancel it once: a second time would interrupt its waiting for the processes that it ends."""
+    if not task.cancelling():
+        task.cancel()
 
 
 def _chat_model(info: ModelInfo, format_name: str | None) -> ChatModel:

@@ -99,7 +99,9 @@ class Worker:
                 raise
         self._supervisor = asyncio.create_task(self._supervise())
         try:
-            device: Device = await asyncio.wait_for(self._reply, timeout)
+            # Not wait_for: on Python 3.11 it swallows a cancellation that comes together with the reply.
+            async with asyncio.timeout(timeout):
+                device: Device = await self._reply
         except BaseException:
             await self.stop()
             raise
