@@ -37,6 +37,7 @@ commands, answers = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in s
 os.dup2(commands, 3)
 os.dup2(answers, 4)
 os.execv(sys.argv[3], sys.argv[3:])"""
+LOADED: Final = "document.readyState === 'complete' && !!document.getElementById('prompt')"
 PATIENCE: Final = 80.0  # seconds, for machines that are busy with other tests
 
 
@@ -176,7 +177,12 @@ class Page:
 
     def go(self, url: str) -> None:
         self.call("Page.navigate", url=url)
-        self.until("document.readyState === 'complete' && !!document.getElementById('prompt')")
+        self.until(LOADED)
+
+    def reload(self) -> None:
+        self.run("window.left = true")
+        self.call("Page.reload")
+        self.until(f"!window.left && {LOADED}")
 
     def run(self, script: str) -> Any:
         """The value of an expression, promises awaited."""

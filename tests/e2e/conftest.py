@@ -22,6 +22,19 @@ import pytest
 from tests.hub_standin import HubStandin
 from tests.tiny_models import assets, make_model
 
+PATIENCE = 150.0  # seconds, to end what hangs; on a busy machine a worker may take thirty to start
+QWEN = "mlx-community/Tiny-Qwen3-4bit"
+HELLO = [{"role": "user", "content": "Hello there."}]
+# Long enough to be caught in the middle: no end-of-sequence token.
+LONG: dict[str, Any] = {
+    "model": QWEN,
+    "messages": HELLO,
+    "max_tokens": 4000,
+    "temperature": 0,
+    "stream": True,
+    "logit_bias": {"3258": -100},
+}
+
 FAULTY = '''
 import os
 import time
@@ -59,8 +72,8 @@ class Model(qwen3.Model):
 '''
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.02)
@@ -106,10 +119,10 @@ class ServerProcess:
 
     @cached_property
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="x", max_retries=0, timeout=90)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="x", max_retries=0, timeout=PATIENCE)
 
     def health(self) -> dict[str, Any]:
-        body: dict[str, Any] = httpx.get(f"{self.url}/health").json()
+        body: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=PATIENCE).json()
         return body
 
     def running(self) -> int:
@@ -121,20 +134,26 @@ class ServerProcess:
 
     def end(self) -> int:
         """Wait for the exit; nothing may be left over. Returns the exit code."""
-        code = self.process.wait(60)
+        code = self.process.wait(PATIENCE)
         if "client" in self.__dict__:
             self.client.close()
-        self._reader.join(20)
+        _, left = psutil.wait_procs(list(self._seen), timeout=PATIENCE)  # a worker that still imports ends after that
+        assert not left, left
+        self._reader.join(PATIENCE)
         assert self.process.stderr is not None
         self.process.stderr.close()
-        _, left = psutil.wait_procs(list(self._seen), timeout=20)
-        assert not left, left
         return code
 
     def stop(self) -> int:
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         return self.end()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(2 * PATIENCE))  # for several servers and their workers
 
 
 @pytest.fixture(scope="session")

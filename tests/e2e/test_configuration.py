@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.conftest import wait_until
+from tests.e2e.conftest import PATIENCE, wait_until
 from tests.tiny_models import make_adapter
 
 QWEN = "mlx-community/Tiny-Qwen3-4bit"
@@ -60,7 +60,7 @@ def test_names_tables_and_adapters(start, hub, tmp_path: Path) -> None:
     assert count == 3 and ask("claude-3") == (short, 3)
     headers = {"x-api-key": "x", "anthropic-version": "2023-06-01"}
     body = {"model": "short", "max_tokens": 3, "messages": [{"role": "user", "content": "Hello there."}]}
-    message = httpx.post(f"{server.url}/v1/messages", json=body, headers=headers, timeout=60).json()
+    message = httpx.post(f"{server.url}/v1/messages", json=body, headers=headers, timeout=PATIENCE).json()
     assert message["content"][0]["text"] == short
     assert states() == {QWEN: "ready"}, "one worker for all of these names"
 

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from mlx_server_nano.cli.examples import PROMPT
-from tests.e2e.conftest import ServerProcess
+from tests.e2e.conftest import PATIENCE, ServerProcess, wait_until
 
 SUM = "What is 456 + 789?"
 COUNT = "Count from 1 to 10."
@@ -49,15 +49,16 @@ def streamed(server: ServerProcess, text: str, **more: Any) -> tuple[str, str, s
 
 
 def test_the_examples_shown_at_the_start(demo):
+    wait_until(lambda: any(line.startswith("print(") for line in list(demo.log)))  # they come after the address
     text = "\n".join(demo.log)
     curl, python = text[text.index("curl ") :].split("\n\n")[:2]
     answer = ask(demo, PROMPT).message.content
     assert "call tools" in answer
     if shutil.which("curl"):
-        made = subprocess.run(["sh", "-c", curl], capture_output=True, check=True, timeout=60)
+        made = subprocess.run(["sh", "-c", curl], capture_output=True, check=True, timeout=PATIENCE)
         assert json.loads(made.stdout)["choices"][0]["message"]["content"] == answer
     code = python[: python.index("print(")] + "print(answer.choices[0].message.content)"
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=PATIENCE)
     assert made.stdout.decode().strip() == answer
 
 
@@ -80,7 +81,7 @@ def test_every_endpoint_takes_its_name(demo):
         "/apply-template": {"messages": message("Hello")},
     }
     for path, body in bodies.items():
-        response = httpx.post(f"{demo.url}{path}", json={"model": "demo", **body}, timeout=60)
+        response = httpx.post(f"{demo.url}{path}", json={"model": "demo", **body}, timeout=PATIENCE)
         assert response.status_code == 200, (path, response.text)
 
 

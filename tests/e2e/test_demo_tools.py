@@ -9,7 +9,7 @@ from typing import Any, Final
 import anthropic
 import pytest
 
-from tests.e2e.conftest import ServerProcess
+from tests.e2e.conftest import PATIENCE, ServerProcess
 
 PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
     "get_weather": {"city": {"type": "string"}},
@@ -153,7 +153,7 @@ def test_anthropics_loop(demo, streamed, thinking):
     offered: Any = [{"name": n, "description": DESCRIPTIONS[n], "input_schema": schema(n)} for n in BOTH]
     messages: list[Any] = [user("What is the weather in Oslo?")]
     given = {"model": "demo", "max_tokens": 2000, "tools": offered, "thinking": thinking}
-    with anthropic.Anthropic(base_url=demo.url, api_key="x", max_retries=0, timeout=90) as client:
+    with anthropic.Anthropic(base_url=demo.url, api_key="x", max_retries=0, timeout=PATIENCE) as client:
 
         def answer() -> anthropic.types.Message:
             if not streamed:

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.e2e.conftest import ServerProcess, wait_until
+from tests.e2e.conftest import PATIENCE, ServerProcess, wait_until
 from tests.tiny_models import make_model
 
 LONG = {"max_tokens": 4000, "temperature": 0, "stream": True, "logit_bias": {"0": -100}}
@@ -48,11 +48,11 @@ def test_two_ranks_through_the_server(start: Callable[..., ServerProcess], tmp_p
 
     ask = {"model": model, "messages": [{"role": "user", "content": "Hello there."}], **LONG}
     url = f"{server.url}/v1/chat/completions"
-    with httpx.stream("POST", url, json=ask, timeout=60) as response:
+    with httpx.stream("POST", url, json=ask, timeout=PATIENCE) as response:
         next(response.iter_lines())
     wait_until(lambda: server.running() == 0)
 
-    with httpx.stream("POST", url, json=ask, timeout=60) as response:
+    with httpx.stream("POST", url, json=ask, timeout=PATIENCE) as response:
         lines = (line for line in response.iter_lines() if line)
         events = [next(lines) for _ in range(3)]
         rank(server, 1).kill()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.e2e.chromium import Chromium, Page, find
@@ -94,7 +93,7 @@ def test_a_chat(demo, opening):
 
         ask(page, "Count from 1 to 4.")
         assert answered(page, 2) == "1, 2, 3, 4"
-        page.call("Page.reload")
+        page.reload()
         page.until("document.querySelectorAll('#conversations li').length === 1")
         page.click("#conversations .open")
         assert page.run("document.querySelectorAll('.message').length") == 4, "conversations are kept"
@@ -191,6 +190,7 @@ def test_an_error_is_shown_and_can_be_tried_again(demo, opening):
         page.type("demo", "#model-search")
         page.press("Enter")
         page.until("document.getElementById('model-dot').dataset.state === 'ready'")
+        page.until("document.getElementById('loading').hidden")
         page.click(".failure button")
         assert answered(page) == "Hello! How can I help you?"
 
@@ -227,12 +227,13 @@ def test_loading_and_the_status_view(start, opening, tmp_path):
         page.press("Enter")
         page.until("document.querySelector('#status .card h3')?.innerText === 'demo'")
         page.until("document.querySelector('#status .card .label').innerText === 'Loaded'")
-        assert page.run("document.getElementById('loading').hidden") is True
+        page.until("document.getElementById('loading').hidden")
+        page.until("document.getElementById('status').innerText.includes('Unloads in')")  # the load no longer holds it
         status = page.text("#status")
-        assert "0 running, 0 waiting" in status and "Unloads in" in status and "4,096 tokens" in status
+        assert "0 running, 0 waiting" in status and "4,096 tokens" in status
         page.click("#status .card button")
         page.until("document.getElementById('status').innerText.includes('No model is loaded')")
-        assert httpx.get(f"{server.url}/health").json()["models"] == []
+        assert server.health()["models"] == []
 
 
 @pytest.mark.parametrize(("width", "dark"), [(360, True), (390, False), (1280, True)])
