@@ -91,11 +91,10 @@ def test_a_worker_killed_in_every_phase(start, faulty, tmp_path):
 
 
 def test_a_worker_killed_while_it_unloads(start, tmp_path):
-    server = start("--idle-timeout", "0.5", "--prefix-cache-dir", str(tmp_path))
-    with stream(server) as lines:
-        next(lines)
-        (worker,) = server.children()
-        worker.suspend()  # so that it can't go by itself
+    server = start("--idle-timeout", "4", "--prefix-cache-dir", str(tmp_path))
+    chat(server, QWEN)
+    (worker,) = server.children()
+    worker.suspend()  # so that it can't go by itself
     wait_until(lambda: [model["state"] for model in server.health()["models"]] == ["unloading"])
     assert chat(server, QWEN), "another worker has taken over, before the old one is gone"
     with contextlib.suppress(psutil.NoSuchProcess):  # on a slow machine, the server has lost its patience first
