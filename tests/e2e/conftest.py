@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -148,6 +149,13 @@ class ServerProcess:
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         return self.end()
+
+
+@contextlib.contextmanager
+def stream(server: ServerProcess, body: dict[str, Any] = LONG) -> Iterator[Iterator[str]]:
+    """The events of a chat's answer, without the comments that come while a model loads."""
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=PATIENCE) as response:
+        yield (line for line in response.iter_lines() if line.startswith("data: "))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,24 +7,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import psutil
 
-from tests.e2e.conftest import PATIENCE, ServerProcess, wait_until
+from tests.e2e.conftest import ServerProcess, stream, wait_until
 from tests.tiny_models import make_model
 
 LONG = {"max_tokens": 4000, "temperature": 0, "stream": True, "logit_bias": {"0": -100}}
 
 
 def chat(server: ServerProcess, model: str, text: str, tokens: int = 6) -> str:
-    stream = server.client.chat.completions.create(
+    chunks = server.client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": text}],
         max_tokens=tokens,
         temperature=0,
         stream=True,
     )
-    return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
 
 def rank(server: ServerProcess, number: int) -> psutil.Process:
@@ -47,16 +46,14 @@ def test_two_ranks_through_the_server(start: Callable[..., ServerProcess], tmp_p
         assert list(pool.map(lambda text: chat(server, model, text), texts)) == expected
 
     ask = {"model": model, "messages": [{"role": "user", "content": "Hello there."}], **LONG}
-    url = f"{server.url}/v1/chat/completions"
-    with httpx.stream("POST", url, json=ask, timeout=PATIENCE) as response:
-        next(response.iter_lines())
+    with stream(server, ask) as events:
+        next(events)
     wait_until(lambda: server.running() == 0)
 
-    with httpx.stream("POST", url, json=ask, timeout=PATIENCE) as response:
-        lines = (line for line in response.iter_lines() if line)
-        events = [next(lines) for _ in range(3)]
+    with stream(server, ask) as events:
+        next(events)
         rank(server, 1).kill()
-        events += lines
-    assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "worker_died"
+        rest = list(events)
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "worker_died"
     assert chat(server, model, texts[0]) == expected[0]
     assert server.stop() == 0

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,7 +16,7 @@ import openai
 import psutil
 import pytest
 
-from tests.e2e.conftest import LONG, PATIENCE, QWEN, ServerProcess, wait_until
+from tests.e2e.conftest import LONG, PATIENCE, QWEN, ServerProcess, stream, wait_until
 
 
 def complete(server: ServerProcess, model: str, prompt: str) -> httpx.Response:
@@ -32,33 +31,19 @@ def chat(server, model: str, text: str = "Hello there.") -> str:
     return answer.choices[0].message.content
 
 
-@contextlib.contextmanager
-def stream(server: ServerProcess, tokens: int = LONG["max_tokens"]) -> Iterator[Iterator[str]]:
-    """The lines of a long answer."""
-    body = {**LONG, "max_tokens": tokens}
-    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=PATIENCE) as response:
-        yield response.iter_lines()
-
-
-def streamed(server: ServerProcess, tokens: int) -> list[str]:
-    with stream(server, tokens) as lines:
-        return list(lines)
-
-
 def test_a_worker_killed_in_mid_stream(start):
     server = start()
     other = "mlx-community/Tiny-Llama-bf16"
     chat(server, other)
     (of_other,) = server.children()
-    events: list[str] = []
-    with stream(server) as all_lines:
-        lines = (line for line in all_lines if line)
-        events += [next(lines) for _ in range(5)]
+    with stream(server) as events:
+        for _ in range(5):
+            next(events)
         (worker,) = set(server.children()) - {of_other}
         worker.kill()
-        events += lines
-    assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "worker_died"
-    assert "data: [DONE]" not in events
+        rest = list(events)
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "worker_died"
+    assert "data: [DONE]" not in rest
     wait_until(lambda: [model["id"] for model in server.health()["models"]] == [other])
     assert chat(server, other)
     assert server.children() == [of_other]
@@ -141,8 +126,8 @@ def test_code_of_a_repository_is_not_run_unasked(start, faulty):
 def test_a_client_that_leaves_frees_its_row(start):
     server = start()
     chat(server, QWEN)
-    with stream(server) as lines:
-        next(lines)
+    with stream(server) as events:
+        next(events)
         assert server.running() == 1
     wait_until(lambda: server.running() == 0)
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
@@ -158,15 +143,20 @@ def test_sigterm_lets_running_requests_finish(start):
     chat(server, QWEN)
     (worker,) = server.children()
     worker.suspend()  # so that the request can't finish before its time
+
+    def streamed() -> list[str]:
+        with stream(server, {**LONG, "max_tokens": 300}) as events:
+            return list(events)
+
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(streamed, server, 300)
+        answer = pool.submit(streamed)
         wait_until(lambda: server.running() == 1)
         server.signal(signal.SIGTERM)
         wait_until(lambda: httpx.get(f"{server.url}/health", timeout=PATIENCE).status_code == 503)
         refused = httpx.post(f"{server.url}/v1/chat/completions", json=LONG, timeout=PATIENCE)
         assert refused.status_code == 503 and refused.json()["error"]["code"] == "unavailable"
         worker.resume()
-    assert answer.result()[-2:] == ["data: [DONE]", ""]
+    assert answer.result()[-1] == "data: [DONE]"
     assert server.end() == 0
 
 

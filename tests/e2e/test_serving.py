@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.conftest import HELLO, LONG, PATIENCE, QWEN, wait_until
+from tests.e2e.conftest import HELLO, PATIENCE, QWEN, stream, wait_until
 
 
 def test_downloads_loads_and_chats(start, tmp_path):
@@ -97,8 +97,8 @@ def test_two_models_side_by_side(start):
 
 def test_idle_models_are_unloaded(start):
     server = start("--idle-timeout", "0.5")
-    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=LONG, timeout=PATIENCE) as response:
-        next(response.iter_lines())
+    with stream(server) as events:
+        next(events)
         assert server.children()
     wait_until(lambda: not server.health()["models"] and not server.children())
     server.client.chat.completions.create(model=QWEN, messages=HELLO, max_tokens=2)
