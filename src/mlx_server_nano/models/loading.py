@@ -1,15 +1,21 @@
-"""What a worker is told to load."""
+"""What a worker is told to load, and how the gateway then reads and writes its text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlx_server_nano.config import Settings
 from mlx_server_nano.models import adapters
 from mlx_server_nano.models.folder import weights_bytes
 from mlx_server_nano.models.names import ModelRef
 from mlx_server_nano.protocol import LoadOptions
+from mlx_server_nano.types import ModelInfo
+
+if TYPE_CHECKING:
+    from mlx_server_nano.chat.model import ChatModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +60,11 @@ def load_options(settings: Settings, ref: ModelRef, files: ModelFiles, *, truste
         prefix_cache_dir=None if directory is None else str(directory),
         prefix_cache_disk=settings.prefix_cache_disk,
     )
+
+
+def chat_model(settings: Settings, ref: ModelRef, info: ModelInfo) -> ChatModel:
+    """For a model that is loaded. Takes long enough to be called in a thread."""
+    # Imports Jinja, which a gateway that only listens does not need.
+    from mlx_server_nano.chat.model import ChatModel
+
+    return ChatModel(info, next((name for pattern, name in settings.tool_format if fnmatchcase(ref.id, pattern)), None))

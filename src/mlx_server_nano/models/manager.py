@@ -17,9 +17,8 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from mlx_server_nano.config import Settings, worker_environment
 from mlx_server_nano.config.models import Loading, RequestDefaults, over
@@ -37,17 +36,13 @@ from mlx_server_nano.models.catalog import Catalog
 from mlx_server_nano.models.counts import ModelCounts
 from mlx_server_nano.models.files import Files
 from mlx_server_nano.models.lease import Lease, Loaded
-from mlx_server_nano.models.loading import ModelFiles, load_options
+from mlx_server_nano.models.loading import ModelFiles, chat_model, load_options
 from mlx_server_nano.models.memory import estimate, gibibytes, memory_limit
 from mlx_server_nano.models.names import ModelRef
 from mlx_server_nano.models.slot import ModelState, ModelStatus, Slot
 from mlx_server_nano.models.spares import Spares
 from mlx_server_nano.models.worker import COMMAND
 from mlx_server_nano.protocol import Device
-from mlx_server_nano.types import ModelInfo
-
-if TYPE_CHECKING:
-    from mlx_server_nano.chat.model import ChatModel
 
 _UNLOAD_SECONDS: Final = 10.0  # for a prefix cache on its way to disk; a model that needs the memory waits as long
 _KNOWN_NAMES: Final = 1000
@@ -283,7 +278,7 @@ class Manager:
         slot.worker = worker
         counts = worker.counts = self._counts[slot.ref.name]
         info = await worker.load(folder, options, slot.set_progress)
-        chat = await asyncio.to_thread(_chat_model, info, self._tool_format(slot.ref.id))
+        chat = await asyncio.to_thread(chat_model, self._settings, slot.ref, info)
         worker.on_exit = lambda: self._died(slot)
         counts.loads += 1
         counts.load_seconds += time.monotonic() - loading
@@ -311,9 +306,6 @@ class Manager:
         for slot in self._slots.values():
             if slot.state is ModelState.READY and slot.worker is not None:
                 slot.worker.allow(self.memory_limit - self.memory_in_use + slot.memory_bytes)
-
-    def _tool_format(self, model: str) -> str | None:
-        return next((name for pattern, name in self._settings.tool_format if fnmatchcase(model, pattern)), None)
 
     async def _admit(self, slot: Slot, files: ModelFiles) -> None:
         """Make room for a model and reserve it. Raises OutOfMemoryError, without having unloaded anything in vain if
@@ -392,10 +384,3 @@ def _call_off(task: asyncio.Task[None]) -> None:
     """Cancel it once: a second time would interrupt its waiting for the processes that it ends."""
     if not task.cancelling():
         task.cancel()
-
-
-def _chat_model(info: ModelInfo, format_name: str | None) -> ChatModel:
-    # Imports Jinja, which a gateway that only listens does not need.
-    from mlx_server_nano.chat.model import ChatModel
-
-    return ChatModel(info, format_name)
