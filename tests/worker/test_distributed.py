@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import socket
@@ -26,7 +28,7 @@ from mlx_server_nano.protocol import (
     to_frame,
 )
 from mlx_server_nano.types import GenerationRequest, Sampling, Tokenize, TokenPrompt
-from mlx_server_nano.worker import distributed
+from mlx_server_nano.worker import distributed, launch
 from mlx_server_nano.worker.channel import Inbox
 from mlx_server_nano.worker.distributed import Follower, Hello, Leader, Shared
 from mlx_server_nano.worker.scheduler import Prepared
@@ -220,6 +222,13 @@ def test_two_ranks_say_what_one_does(
             if event.finish:
                 break
     assert text == expected[1]
+
+
+def test_models_that_start_at_a_time_get_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_PORTS", range(20000, 20040))
+    with contextlib.ExitStack() as claims:
+        firsts = sorted(launch._free_ports(3, claims) for _ in range(4))
+    assert all(second - first >= 3 for first, second in itertools.pairwise(firsts))
 
 
 def test_a_load_that_fails_on_another_rank(monkeypatch: pytest.MonkeyPatch) -> None:

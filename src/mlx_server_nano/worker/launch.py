@@ -33,7 +33,7 @@ def main() -> None:
     arguments, passed_on = parser.parse_known_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hosts = Hostfile.from_file(arguments.hostfile).hosts
-    with tempfile.TemporaryDirectory(prefix="mlx-server-nano-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mlx-server-nano-") as folder, contextlib.ExitStack() as claims:
         handover = Path(folder) / "handover"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(handover))
@@ -46,7 +46,7 @@ def main() -> None:
         sys.argv = [
             "mlx.launch",
             *("--hostfile", arguments.hostfile),
-            *("--starting-port", str(_free_ports(sum(len(host.ips) for host in hosts)))),
+            *("--starting-port", str(_free_ports(sum(len(host.ips) for host in hosts), claims))),
             *(f"--env={variable}" for variable in arguments.env),
             *("--", *rank, "--handover", str(handover), *passed_on),
         ]
@@ -65,17 +65,20 @@ def _hand_over(listener: socket.socket, fd: int, standard_input: int) -> None:
     os.write(standard_input, b"\n")
 
 
-def _free_ports(count: int) -> int:
-    """The first of so many ports in a row that are free here: two models may run at a time."""
+def _free_ports(count: int, claims: contextlib.ExitStack) -> int:
+    """The first of so many ports in a row that are free here. Two models may start at a time, and their ranks bind the ports
+    later: until `claims` is closed, the UDP ports of the same numbers, which nothing here uses, keep another one off."""
     while True:
         first = random.choice(_PORTS)
-        with contextlib.ExitStack() as probes:
+        with contextlib.ExitStack() as probes, contextlib.ExitStack() as own:
             try:
                 for port in range(first, first + count):
+                    own.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(("", port))
                     probes.enter_context(socket.create_server(("", port), reuse_port=False))
-                return first
             except OSError:
                 continue
+            claims.enter_context(own.pop_all())
+            return first
 
 
 if __name__ == "__main__":
