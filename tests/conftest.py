@@ -11,9 +11,13 @@ import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck
 
-# No test measures time: a loaded machine may stop a thread for seconds. Examples share what a test's fixtures made.
+# No test measures time: a loaded machine may stop a thread for seconds. Nor is any luck: what failed once fails again. Examples
+# share what a test's fixtures made.
 hypothesis.settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    "patient",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("patient")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -16,6 +17,12 @@ from tests.tiny_models import assets, make_model
 from tests.worker import harness
 
 Tiny = Callable[..., LoadedModel]
+
+
+@pytest.fixture(autouse=True)
+def same_arrays() -> None:
+    """Each test gets the same random arrays, whichever ran before it."""
+    mx.random.seed(0)
 
 
 @pytest.fixture(scope="session")
