@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def ask(driver: Driver, ids: list[int], count: int = 12) -> tuple[str, int]:
 def unload(driver: Driver, seconds: float = 60) -> None:
     driver.inbox.put(Unload(seconds))
     driver.engine.run()
+
+
+def wait_for_files(driver: Driver) -> None:
+    """Until all that was evicted is in files: the thread that writes may be far behind."""
+    disk = driver.engine._reuse._disk
+    assert disk is not None
+    deadline = time.monotonic() + 60
+    while disk._leaving:
+        assert disk._writer.wait(deadline)
+        driver.turn()
+    disk._writer.drain(deadline)
 
 
 def files(folder: Path) -> list[Path]:
@@ -89,8 +101,7 @@ def test_what_is_evicted_comes_back(tiny, tmp_path, arch):
     driver = started(loaded, tmp_path, prefix_cache_bytes=room)
     for _ in range(2):
         assert [ask(driver, ids)[0] for ids in prompts] == expected
-    while driver.engine._reuse.leaving:
-        driver.turn()
+    wait_for_files(driver)
     assert files(tmp_path)
     again = [ask(driver, ids) for ids in prompts]
     assert [answer for answer, _ in again] == expected
@@ -107,7 +118,7 @@ def test_requests_for_the_same_file_share_one_reading(tiny, tmp_path, monkeypatc
 
     def slow(path):
         readings.append(path)
-        assert go.wait(30)
+        assert go.wait(60)
         return read(path)
 
     monkeypatch.setattr(kvfile, "read", slow)
@@ -200,8 +211,7 @@ def test_a_full_disk_stops_the_tier_for_a_while_and_nothing_else(tiny, tmp_path,
     monkeypatch.setattr(kvfile.Writer, at, full)
     for _ in range(2):
         assert [ask(driver, ids)[0] for ids in prompts] == expected
-    while driver.engine._reuse.leaving:
-        driver.turn()
+    wait_for_files(driver)
     unload(driver)
     assert not files(tmp_path)
     assert caplog.text.count("not written to disk") == 1
