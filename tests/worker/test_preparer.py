@@ -43,7 +43,7 @@ class Thread:
         self.preparer.submit(Generate(request_id, GenerationRequest(prompt=TextPrompt(text=""))))
 
     def next(self) -> Any:
-        return self.delivered.get(timeout=30)
+        return self.delivered.get(timeout=60)
 
 
 @pytest.fixture
@@ -61,17 +61,17 @@ def test_requests_are_prepared_in_their_order(thread):
 def test_a_request_cancelled_while_it_waits_is_not_prepared(thread):
     for request_id in (1, 2, 3):
         thread.submit(request_id)
-    assert thread.slow.working.get(timeout=30) == 1
+    assert thread.slow.working.get(timeout=60) == 1
     thread.preparer.cancel(2)
     thread.slow.go.release(3)
     assert [thread.next().request_id for _ in range(2)] == [1, 3]
-    assert thread.slow.working.get(timeout=30) == 3
+    assert thread.slow.working.get(timeout=60) == 3
 
 
 def test_a_request_cancelled_while_it_is_prepared_is_not_delivered(thread):
     thread.submit(1)
     thread.submit(2)
-    assert thread.slow.working.get(timeout=30) == 1
+    assert thread.slow.working.get(timeout=60) == 1
     thread.preparer.cancel(1)
     thread.slow.go.release(2)
     assert thread.next().request_id == 2
@@ -132,4 +132,4 @@ def test_requests_that_come_before_the_model_wait():
         preparer.submit(Generate(request_id, GenerationRequest(prompt=TextPrompt(text=""))))
     preparer.cancel(1)
     preparer.start(slow)  # type: ignore[arg-type]
-    assert delivered.get(timeout=30).request_id == 2
+    assert delivered.get(timeout=60).request_id == 2

@@ -39,7 +39,7 @@ from mlx_server_nano.types import FinishReason, GenerationRequest, Sampling, Tex
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 WORKER = (sys.executable, "-m", "mlx_server_nano.worker")
-LIMIT = 60.0  # seconds that anything may take
+LIMIT = 100.0  # seconds that anything may take: on a busy machine, a process's start takes half a minute
 
 M = TypeVar("M")
 
