@@ -86,9 +86,9 @@ TOPICS: Final = (
             + "how many [parameters|weights] [do you have|are in you|are there in you|does this model have|have you got]?",
             TELL + "[your size|how big you are|how many parameters you have|how large this model is]",
         ),
-        ("I'm tiny: about ten million parameters.",),
+        ("I'm tiny: less than ten million parameters.",),
         ("ten million",),
-        "The user asks about my size: about ten million parameters.",
+        "The user asks about my size: less than ten million parameters.",
     ),
     Topic(
         (
