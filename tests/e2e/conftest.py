@@ -158,20 +158,12 @@ def stream(server: ServerProcess, body: dict[str, Any] = LONG) -> Iterator[Itera
         yield (line for line in response.iter_lines() if line.startswith("data: "))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.timeout(2 * PATIENCE))  # for several servers and their workers
-
-
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandin]:
     assets()
     folder = tmp_path_factory.mktemp("hub")
     with HubStandin() as hub:
-        hub.add(
-            "mlx-community/Tiny-Qwen3-4bit", make_model(folder / "qwen3", "qwen3", bits=4, dtype="bfloat16", shards=2)
-        )
+        hub.add(QWEN, make_model(folder / "qwen3", "qwen3", bits=4, dtype="bfloat16", shards=2))
         hub.add(
             "mlx-community/Tiny-Llama-bf16",
             make_model(folder / "llama", "llama", "mini-dense-llama-3.1", dtype="bfloat16"),

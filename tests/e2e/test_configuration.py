@@ -8,10 +8,9 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.conftest import PATIENCE, wait_until
+from tests.e2e.conftest import PATIENCE, QWEN, wait_until
 from tests.tiny_models import make_adapter
 
-QWEN = "mlx-community/Tiny-Qwen3-4bit"
 FILE = """
 idle-timeout = 1
 default-max-tokens = 9

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import threading
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +17,7 @@ from mlx_server_nano.errors import (
     UnsupportedModelError,
 )
 from mlx_server_nano.models.catalog import Catalog
-from mlx_server_nano.models.download import download
+from mlx_server_nano.models.download import _end, download
 from mlx_server_nano.models.fetch import Fetched
 from tests.hub_standin import HubStandin
 from tests.models.conftest import Children
@@ -174,6 +176,23 @@ async def test_cancelling_stops_the_transfer_and_leaves_no_partial_file(hub: Hub
         await task
     assert list((tmp_path / "cache").rglob("*.incomplete")) == []
     assert not list((tmp_path / "cache").rglob("snapshots/*/model.safetensors"))
+
+
+@pytest.mark.anyio
+async def test_a_download_that_is_called_off_as_its_process_ends() -> None:
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    ended.add_done_callback(lambda _: ending.cancel())
+
+    class Process:
+        stdin = io.BytesIO()
+
+        async def wait(self) -> int:
+            return await ended
+
+    ending = asyncio.create_task(_end(cast(Any, Process())))
+    asyncio.get_running_loop().call_later(0.01, ended.set_result, 0)
+    with pytest.raises(asyncio.CancelledError):
+        await ending
 
 
 @pytest.mark.anyio

@@ -21,9 +21,23 @@ from tests.tiny_models import make_model
 pytestmark = pytest.mark.anyio
 
 
-async def test_requests_share_one_download(bench: Bench, hub: HubStandin) -> None:
+def held(bench: Bench, hub: HubStandin) -> threading.Event:
+    """A repository whose weights stop half-way until this is set."""
     hold = threading.Event()
     hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo", weights=b"x" * 200_000), hold=hold)
+    return hold
+
+
+async def half_way(bench: Bench, hub: HubStandin) -> asyncio.Task[str]:
+    """A request for a model of which half has come."""
+    held(bench, hub)
+    using = asyncio.create_task(bench.use("mlx-community/Tiny-4bit"))
+    await asyncio.to_thread(hub.holding.wait, 60)
+    return using
+
+
+async def test_requests_share_one_download(bench: Bench, hub: HubStandin) -> None:
+    hold = held(bench, hub)
     async with bench.managed() as manager:
         names = ("mlx-community/Tiny-4bit", "mlx-community/tiny-4BIT", "tiny-4bit")
         using = [asyncio.create_task(bench.use(name)) for name in names]
@@ -53,8 +67,7 @@ async def test_a_cached_model_needs_no_hub(bench: Bench, hub: HubStandin) -> Non
 
 
 async def test_a_download_that_can_never_fit_is_stopped(bench: Bench, hub: HubStandin) -> None:
-    hold = threading.Event()  # or all of it may have come before the manager has heard how much it is
-    hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo", weights=b"x" * 200_000), hold=hold)
+    held(bench, hub)  # or all of it may have come before the manager has heard how much it is
     async with bench.managed(max_memory=1000) as manager:
         with pytest.raises(OutOfMemoryError, match="--max-memory"):
             await bench.use("mlx-community/Tiny-4bit")
@@ -73,11 +86,8 @@ async def test_a_failed_download_reaches_all_who_wait(
 
 
 async def test_close_during_a_download(bench: Bench, hub: HubStandin) -> None:
-    hold = threading.Event()
-    hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo", weights=b"x" * 200_000), hold=hold)
     async with bench.managed() as manager:
-        using = asyncio.create_task(bench.use("tiny-4bit"))
-        await asyncio.to_thread(hub.holding.wait, 60)
+        using = await half_way(bench, hub)
         await manager.close()
         with pytest.raises(UnavailableError, match="shutting down"):
             await using
@@ -85,11 +95,8 @@ async def test_close_during_a_download(bench: Bench, hub: HubStandin) -> None:
 
 
 async def test_a_download_that_is_called_off_is_waited_for_by_all_who_do_so(bench: Bench, hub: HubStandin) -> None:
-    hold = threading.Event()
-    hub.add("mlx-community/Tiny-4bit", write_model(bench.folder / "repo", weights=b"x" * 200_000), hold=hold)
     async with bench.managed() as manager:
-        using = asyncio.create_task(bench.use("mlx-community/Tiny-4bit"))
-        await asyncio.to_thread(hub.holding.wait, 60)
+        using = await half_way(bench, hub)
         unloading = asyncio.create_task(manager.unload("mlx-community/Tiny-4bit", force=True))
         for _ in range(5):
             await asyncio.sleep(0)  # its process has been told to end, and has not yet

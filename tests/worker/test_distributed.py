@@ -178,7 +178,6 @@ def two_ranks(tmp_path: Path) -> Iterator[Process]:
         process.child.communicate(timeout=100)
 
 
-@pytest.mark.timeout(300)  # three processes start, of which two import MLX and mlx-lm at a time
 @pytest.mark.parametrize("arch", ["qwen3", "qwen3_next"])
 def test_two_ranks_say_what_one_does(
     two_ranks: Process, tiny: Tiny, tiny_folder: Callable[..., Path], arch: str

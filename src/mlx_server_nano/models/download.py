@@ -78,7 +78,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     """End of input stops the child; it removes its partial files first."""
     cast(asyncio.StreamWriter, process.stdin).close()
     try:
-        await asyncio.wait_for(process.wait(), END_GRACE)
+        # Not wait_for: on Python 3.11 it swallows a cancellation that comes together with the end.
+        async with asyncio.timeout(END_GRACE):
+            await process.wait()
     except TimeoutError:
         process.kill()
         await process.wait()
